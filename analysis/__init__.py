@@ -1,0 +1,1 @@
+"""What we learn: sweeps, results, figures and the command line."""

@@ -1,0 +1,74 @@
+"""Networks by name: registered ones, and the user's own from "package.module:factory"."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from skipsim.errors import InputError, nearest
+from skipsim.traces import models
+
+
+def check_network_name(name: str, folder: str | Path = ".") -> None:
+    """Check without torch that a network of that name can be found."""
+    if ":" not in name:
+        if name not in models.MODELS:
+            raise InputError(f"network {name!r} is unknown; {nearest(name, models.MODELS)}; or package.module:factory")
+    elif module_file(name, folder) is None:
+        raise InputError(f"network {name!r}: no module {name.partition(':')[0]!r} in {folder} or where Python looks")
+
+
+def build_network(name: str, weights: str | Path | None = None, folder: str | Path = ".") -> Any:
+    """Make a network from a registered name or from "package.module:factory", a function without arguments.
+
+    Modules are looked for in `folder`, then where Python looks. Returns an nn.Module in evaluation mode.
+    """
+    if ":" not in name:
+        return models.network(name, weights=models.SHIPPED if weights is None else weights)
+    module_name, _, factory = name.partition(":")
+    with _searching(folder):
+        try:
+            make = getattr(importlib.import_module(module_name), factory, None)
+        except ModuleNotFoundError as error:
+            raise InputError(f"network {name!r}: no module {error.name!r} in {folder} or where Python looks") from None
+        if not callable(make):
+            raise InputError(f"network {name!r}: module {module_name!r} has no function {factory!r}")
+        try:
+            model = make()
+        except TypeError as error:
+            raise InputError(f"network {name!r}: the factory must take no arguments: {error}") from None
+    if not callable(getattr(model, "eval", None)):
+        raise InputError(f"network {name!r}: the factory must return an nn.Module, got {type(model).__name__}")
+    if weights is not None:
+        from skipsim.traces.models.checkpoint import load_weights
+
+        load_weights(model, weights)
+    return model.eval()
+
+
+def module_file(name: str, folder: str | Path) -> Path | None:
+    """Return the file of the module in "package.module:factory", None if there is no such module."""
+    with _searching(folder):
+        try:
+            found = importlib.util.find_spec(name.partition(":")[0])
+        except (ImportError, ValueError):
+            return None
+    return Path(found.origin) if found and found.origin else None
+
+
+@contextmanager
+def _searching(folder: str | Path) -> Iterator[None]:
+    """Put a folder and the current one in front of Python's module path."""
+    added = [str(Path(folder).absolute()), str(Path.cwd())]
+    sys.path[:0] = added
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        for entry in added:
+            sys.path.remove(entry)

@@ -1,0 +1,166 @@
+"""Recordings of a study: which traces it needs, which of them exist, and the recording of those that don't.
+
+A recording is kept as `traces/KEY.trace` in the study's folder; the key is a hash of everything that it depends on, so
+that a changed axis records only what it touches. torch is imported by other processes only, one thread each: masks then
+do not depend on the number of processes, and whoever only simulates needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from skipsim import __version__
+from skipsim.analysis.clips import load_clip
+from skipsim.analysis.networks import build_network, check_network_name, module_file
+from skipsim.analysis.study import RecordingChoice, Study
+from skipsim.errors import InputError
+from skipsim.traces.datasets import Clip
+from skipsim.traces.figure import JOINT_COUNT
+from skipsim.traces.models import MODELS, WEIGHTS
+from skipsim.traces.trace import load_trace
+
+
+@dataclass(frozen=True)
+class RecordingTask:
+    """Everything that a process needs to record one trace; paths are absolute."""
+
+    network: str
+    weights: str | None
+    clip: str
+    frames: int | None
+    size: tuple[int, int] | None
+    gate: str
+    threshold: float
+    block: tuple[int, int]
+    update: str
+    reset_every: int
+    folder: str  # where the user's own modules are looked for
+
+    def content(self) -> dict[str, Any]:
+        """Return what the recording depends on, files by the hash of their content."""
+        return asdict(self) | {
+            "folder": None,
+            "network": [self.network, _network_hash(self.network, self.folder)],
+            "weights": self.weights and hash_files(Path(self.weights)),
+            "clip": hash_files(Path(self.clip)) if Path(self.clip).exists() else self.clip,
+            "skipsim": __version__,
+        }
+
+    def key(self) -> str:
+        """Return the name under which the recording is kept."""
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
+    """Return the task that records one combination of a study's axes."""
+    axes = study.recording
+    clip = study.resolve(choice.clip)
+    model = MODELS.get(choice.network)
+    return RecordingTask(
+        network=choice.network,
+        weights=str(study.resolve(axes.weights).absolute()) if axes.weights else None,
+        clip=str(clip.absolute()) if clip.exists() else choice.clip,
+        frames=axes.frames,
+        size=axes.size or ((model.rows, model.cols) if model else None),
+        gate=choice.gate,
+        threshold=choice.threshold,
+        block=choice.block,
+        update=choice.update,
+        reset_every=choice.reset_every,
+        folder=str(study.folder.absolute()),
+    )
+
+
+def check_inputs(task: RecordingTask) -> None:
+    """Check without torch that network and weights exist and that the clip yields a frame."""
+    check_network_name(task.network, task.folder)
+    if task.weights and not Path(task.weights).is_file():
+        raise InputError(f"weights {task.weights}: no such file")
+    next(iter(load_clip(task.clip, 1, task.size).frames))
+
+
+def check_network(task: RecordingTask) -> None:
+    """Build the network and the gate of a task, which imports torch: for a process of its own."""
+    build_network(task.network, task.weights, task.folder)
+    _gate(task)
+
+
+def record_trace(task: RecordingTask, path: Path) -> None:
+    """Record one task into `path`, for a process of its own; whole or not at all, whoever else is recording it."""
+    from skipsim.traces.record import record
+
+    clip = load_clip(task.clip, task.frames, task.size)
+    model = build_network(task.network, task.weights, task.folder)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        record(
+            model,
+            clip.frames,
+            _gate(task),
+            update=task.update,
+            reset_every=task.reset_every or None,
+            cuts=clip.cuts,
+            out=unfinished,
+            quality=_scorer(clip.labelled),
+            agreement=True,
+            network=task.network,
+            progress=False,
+        )
+        if not is_recorded(path):
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def is_recorded(path: Path) -> bool:
+    """Tell whether a finished trace lies in `path`."""
+    try:
+        return load_trace(path).complete
+    except InputError:
+        return False
+
+
+def hash_files(path: Path) -> str:
+    """Return the sha256 of a file's content, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    entries = [[entry.name, hash_files(entry)] for entry in sorted(path.iterdir()) if entry.is_file()]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def _gate(task: RecordingTask) -> Any:
+    from skipsim.traces.gates import make_gate
+
+    return make_gate(task.gate, threshold=task.threshold, block=task.block)
+
+
+def _scorer(clips: Sequence[Clip]) -> Callable[[list[Any]], dict[str, Any]] | None:
+    """Return a function that scores heat maps of the clips' joints, and nothing for a network with other outputs."""
+    if not clips:
+        return None
+    from skipsim.traces.quality import pose_scorer
+
+    def score(outputs: list[Any]) -> dict[str, Any]:
+        shape = getattr(outputs[0], "shape", ())
+        return pose_scorer(clips)(outputs) if len(shape) in (3, 4) and shape[-3] == JOINT_COUNT else {}
+
+    return score
+
+
+def _network_hash(name: str, folder: str) -> str:
+    """Return a hash of the weights that ship with a network, or of the file that defines the user's own."""
+    if ":" in name:
+        file = module_file(name, folder)
+    else:
+        model = MODELS.get(name)
+        file = WEIGHTS / model.weights if model and model.weights else None
+    return hash_files(file) if file and file.is_file() else ""

@@ -1,0 +1,79 @@
+"""Store: the outcomes of simulations in one SQLite file, safe against being killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from skipsim.errors import InputError
+from skipsim.simulator.tiles import MODEL_VERSION
+
+APPLICATION_ID = 0x534B4950  # "SKIP": tells the file from other SQLite files
+
+
+class Store:
+    """Outcomes by job key, one row each; what `add` was given is on disk when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, timeout=60)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        with self._connection:
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS simulations (job_key TEXT PRIMARY KEY, outcome TEXT NOT NULL) WITHOUT ROWID"
+            )
+            self._connection.execute(f"PRAGMA user_version = {MODEL_VERSION}")
+            self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+    def finished(self) -> set[str]:
+        """Return the keys of all jobs that need not be done again; those that failed may be."""
+        rows = self._connection.execute(
+            "SELECT job_key FROM simulations WHERE json_extract(outcome, '$.error') IS NULL"
+        )
+        return {key for (key,) in rows}
+
+    def add(self, outcomes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write outcomes, in the place of earlier ones of the same key."""
+        rows = [(key, json.dumps(outcome, sort_keys=True, allow_nan=False)) for key, outcome in outcomes.items()]
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO simulations VALUES (?, ?)", rows)
+
+    def outcomes(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return the outcomes of those of the keys that are there."""
+        wanted = set(keys)
+        rows = self._connection.execute("SELECT job_key, outcome FROM simulations")
+        return {key: json.loads(outcome) for key, outcome in rows if key in wanted}
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+
+def check_store(path: Path) -> None:
+    """Check, without changing anything, that a store of this model's version lies in `path` or can be made there."""
+    if not path.exists():
+        return
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: not a results file: {error}") from None
+    if (application, version) == (0, 0):  # killed before it was set up
+        return
+    if application != APPLICATION_ID:
+        raise InputError(f"{path}: not a results file: it belongs to another program")
+    if version != MODEL_VERSION:
+        raise InputError(
+            f"{path}: holds results of model version {version}, this is version {MODEL_VERSION}; give another folder"
+        )

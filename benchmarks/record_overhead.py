@@ -1,0 +1,105 @@
+"""What does recording cost beyond running the gated network? Bound: 1.3 times the gated forward pass.
+
+Both run the same converted network over the same frames in turns: once bare (tensors ready, masks dropped), once
+through `record` into a directory (frames read and hashed, masks packed, checksummed and flushed to the disk).
+
+Run by hand: .venv/bin/python benchmarks/record_overhead.py [--networks pose_small,hrnet_w32] [--frames 33] [--runs 7]
+    [--threads 1] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import skipsim
+from skipsim.traces.models import MODELS
+from skipsim.traces.record import record
+from skipsim.traces.skipconv import convert, reset
+
+BOUND = 1.3
+THRESHOLD = 0.05
+
+
+def bare_seconds(model: nn.Module, inputs: list[torch.Tensor]) -> float:
+    """Return the time of the gated network alone over a clip."""
+    reset(model)
+    with torch.inference_mode():
+        start = time.perf_counter()
+        for x in inputs:
+            model(x)
+        return time.perf_counter() - start
+
+
+def record_seconds(model: nn.Module, frames: list[Any], out: Path) -> float:
+    """Return the time of a whole recording to the disk."""
+    start = time.perf_counter()
+    record(model, frames, out=out, progress=False)
+    return time.perf_counter() - start
+
+
+def measure(network: str, block: int, frames: int, runs: int) -> dict[str, Any]:
+    """Return medians over `runs` interleaved pairs, the first pair dropped."""
+    model = convert(skipsim.network(network), skipsim.InputNormGate(threshold=THRESHOLD, block=block))
+    rows, cols = MODELS[network].rows, MODELS[network].cols
+    clip = list(islice(skipsim.read_frames("pose:0", size=(rows, cols), limit=frames), frames))
+    inputs = [torch.from_numpy(frame).permute(2, 0, 1)[None].float().div_(255) for frame in clip]
+    pairs = []
+    with tempfile.TemporaryDirectory() as directory:
+        for _ in range(runs + 1):
+            pairs.append((bare_seconds(model, inputs), record_seconds(model, clip, Path(directory) / "trace")))
+        trace = skipsim.load_trace(Path(directory) / "trace")
+        size = sum(file.stat().st_size for file in (Path(directory) / "trace").iterdir())
+    bare = statistics.median(pair[0] for pair in pairs[1:])
+    recorded = statistics.median(pair[1] for pair in pairs[1:])
+    return {
+        "network": network,
+        "block": block,
+        "frames": frames,
+        "density": trace.density(),
+        "bare_ms_per_frame": 1000 * bare / frames,
+        "record_ms_per_frame": 1000 * recorded / frames,
+        "ratio": statistics.median(pair[1] / pair[0] for pair in pairs[1:]),
+        "trace_mb": size / 1e6,
+        "bound": BOUND,
+    }
+
+
+def main() -> None:
+    """Measure every network with blocks of 1 and 4, print a table and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default="pose_small")
+    parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the numbers here as well")
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(arguments.threads)
+    torch.set_flush_denormal(True)
+    results = []
+    print(f"{'network':<12} {'block':>5} {'density':>8} {'bare ms':>8} {'record ms':>9} {'ratio':>6} {'trace MB':>8}")
+    for network in arguments.networks.split(","):
+        for block in (1, 4):
+            row = measure(network, block, arguments.frames, arguments.runs)
+            results.append(row)
+            print(
+                f"{network:<12} {block:>5} {row['density']:>8.3f} {row['bare_ms_per_frame']:>8.2f} "
+                f"{row['record_ms_per_frame']:>9.2f} {row['ratio']:>6.3f} {row['trace_mb']:>8.2f}",
+                flush=True,
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the chip is: machines, memories, energy and area."""

@@ -1,0 +1,404 @@
+"""The SimPy engine: the definition of time.
+
+Written to be read: one process per unit, nothing clever. `fast.py` must return the same numbers, bit for bit, and shares no code with it.
+
+The memory port and the dealing of units decide at the *end* of a cycle, after every other event of that cycle, so the order in which
+processes were created never matters. The port serves by request cycle; same cycle: scatter, gather, gate, then lower core. Units are
+dealt to whoever asks first; same cycle: lower core. Transfers of zero cycles never use the port. MODEL.md explains every rule.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import simpy
+
+from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, C, Counters, E
+from skipsim.simulator.tiles import INPUT, LAST, OUTPUT, UNIT, Machine, R, S, Tiles
+
+Steps = Generator[simpy.Event, Any, None]
+SCATTER, GATHER, GATE = 0, 1, 2  # order at the port within one cycle
+DEAL, GRANT = 2, 3  # priorities of the decisions at the end of a cycle; SimPy's own events have 0 and 1
+
+
+class Arbiter:
+    """Grants one request at a time, at the end of the cycle, by (request cycle, order)."""
+
+    def __init__(self, env: simpy.Environment, priority: int) -> None:
+        self.env, self.priority = env, priority
+        self.waiting: list[tuple[tuple[int, ...], simpy.Event, int]] = []
+        self.free_at = 0
+        self.decision_pending = False
+
+    def request(self, order: tuple[int, ...], hold: int) -> simpy.Event:
+        """Return an event that fires when granted; nothing else is granted for `hold` cycles from then."""
+        granted = self.env.event()
+        self.waiting.append(((self.env.now, *order), granted, hold))
+        self._decide_at(max(self.env.now, self.free_at))
+        return granted
+
+    def _decide_at(self, cycle: int) -> None:
+        if not self.decision_pending:
+            self.decision_pending = True
+            decision = self.env.event()
+            decision._ok, decision._value = True, None
+            decision.callbacks.append(self._decide)
+            self.env.schedule(decision, priority=self.priority, delay=cycle - self.env.now)
+
+    def _decide(self, _: simpy.Event) -> None:
+        self.decision_pending = False
+        first = min(self.waiting, key=lambda entry: entry[0])
+        self.waiting.remove(first)
+        _, granted, hold = first
+        self.free_at = self.env.now + hold
+        granted.succeed()
+        if self.waiting:
+            self._decide_at(self.free_at)
+
+
+class Progress:
+    """A count that only grows, and that others wait for."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self.env, self.count = env, 0
+        self.waiting: list[tuple[int, simpy.Event]] = []
+
+    def advance(self) -> None:
+        """Count one more and wake whoever waited for it."""
+        self.count += 1
+        for wanted, event in [entry for entry in self.waiting if entry[0] <= self.count]:
+            self.waiting.remove((wanted, event))
+            event.succeed()
+
+    def reaches(self, wanted: int) -> simpy.Event:
+        """Return an event that fires once the count is at least `wanted`."""
+        event = self.env.event()
+        if self.count >= wanted:
+            event.succeed()
+        else:
+            self.waiting.append((wanted, event))
+        return event
+
+
+class Parts:
+    """A buffer of `halves` parts: filling number n may begin when every pass that used filling n - halves is done."""
+
+    def __init__(self, halves: int, done: Progress) -> None:
+        self.halves, self.done = halves, done
+        self.first_pass: list[int] = []  # of each filling, counted within the core and stage
+
+    def free_for(self, passes_before: int) -> simpy.Event:
+        """Return an event that fires when a part is free for a filling that begins after `passes_before` passes."""
+        still_used = len(self.first_pass) - self.halves + 1  # this filling and younger ones may still be in use
+        starts = [*self.first_pass, passes_before]
+        return self.done.reaches(starts[still_used] if still_used > 0 else 0)
+
+    def take(self, passes_before: int) -> None:
+        """Note that a filling begins."""
+        self.first_pass.append(passes_before)
+
+
+@dataclass
+class Pass:
+    """One run of the array: its rows, and when its inputs and weights had arrived."""
+
+    rows: list[int]
+    group: int
+    new_input: bool
+    new_output: bool
+    compute: int
+    arrival: int = 0
+    weights_arrival: int = 0
+    activity: list[tuple[str, int, int]] = field(default_factory=list)  # of the gather unit: cause, begin, end
+
+
+@dataclass
+class Prefetched:
+    """Weights on their way to a core before their stage began."""
+
+    done: simpy.Event
+    arrival: int = 0
+
+
+class Run:
+    """Everything that lives across stages: the clock, the memory port, the counters."""
+
+    def __init__(self, tiles: Tiles, machine: Machine) -> None:
+        self.tiles, self.machine = tiles, machine
+        self.rows: list[list[int]] = tiles.rows.tolist()
+        self.env = simpy.Environment()
+        self.port = Arbiter(self.env, GRANT)
+        stages = len(tiles.stages)
+        self.begin = np.zeros(stages, np.int64)
+        self.end = np.zeros(stages, np.int64)
+        self.causes = np.zeros((stages, machine.cores, len(CAUSES)), np.int64)
+        self.port_busy = np.zeros(stages, np.int64)
+        self.events = np.zeros((len(tiles.rows), len(EVENT_COLUMNS)), np.int64)
+        self.prefetched: dict[int, Prefetched] = {}  # core -> weights of the stage to come
+
+    def stages(self) -> Steps:
+        """Run one stage after the other."""
+        for number in range(len(self.tiles.stages)):
+            yield from Stage(self, number).run()
+
+
+class Stage:
+    """One layer on one frame: launch, gate, index, then all cores until the barrier."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.run_, self.number, self.env = run, number, run.env
+        self.machine, self.port = run.machine, run.port
+        self.columns = {name: int(value) for name, value in zip(S, run.tiles.stages[number], strict=True)}
+        units = self._units()
+        lists = 1 if self.machine.dynamic else self.machine.cores
+        self.units = [deque(units[first::lists]) for first in range(lists)]
+        self.dealer = Arbiter(run.env, DEAL)
+        self.ready_at = 0
+
+    def row(self, row: int, column: str) -> int:
+        """Return one number of the table."""
+        return self.run_.rows[row][R[column]]
+
+    def _units(self) -> list[list[Pass]]:
+        units: list[list[Pass]] = []
+        begins = True
+        for row in range(self.columns["first_row"], self.columns["first_row"] + self.columns["rows"]):
+            flags = self.row(row, "flags")
+            if begins:
+                one = Pass([], self.row(row, "group"), bool(flags & INPUT), bool(flags & OUTPUT), 0)
+                if flags & UNIT:
+                    units.append([])
+                units[-1].append(one)
+            one.rows.append(row)
+            begins = bool(flags & LAST)
+            one.compute = self.row(row, "compute")
+        return units
+
+    def run(self) -> Steps:
+        """Go through the stage and book what is common to all cores."""
+        env, run, columns = self.env, self.run_, self.columns
+        begin = env.now
+        yield env.timeout(columns["launch"])
+        gate_begin = env.now
+        yield self._gate() if columns["gate_read"] else env.timeout(columns["gate"])
+        gate_end = env.now
+        yield env.timeout(columns["index"])
+        self.ready_at = env.now
+        cores = [Core(self, number) for number in range(self.machine.cores)]
+        yield env.all_of([core.finished for core in cores])
+        run.begin[self.number], run.end[self.number] = begin, env.now
+        for core in cores:
+            causes = run.causes[self.number, core.number]
+            causes[C["launch"]] = columns["launch"]
+            causes[C["gate"]] = gate_end - gate_begin
+            causes[C["index"]] = columns["index"]
+            core.book(causes, env.now)
+
+    def _gate(self) -> simpy.Event:
+        def stream() -> Steps:
+            begin = self.env.now
+            self.run_.port_busy[self.number] += self.columns["gate_read"]
+            yield self.port.request((GATE, 0), self.columns["gate_read"])
+            arrival = self.env.now + self.columns["gate_read"] + self.machine.latency
+            yield self.env.timeout(max(begin + self.columns["gate"], arrival) - self.env.now)
+
+        return self.env.process(stream())
+
+    def next_unit(self, core: int) -> Generator[simpy.Event, Any, list[Pass] | None]:
+        """Deal a unit: static = round robin by unit number, dynamic = the next one, to whoever asks first."""
+        if self.machine.dynamic:
+            yield self.dealer.request((core,), 0)
+            core = 0
+        return self.units[core].popleft() if self.units[core] else None
+
+    def emission(self, core: Core, row: int) -> int:
+        """Return when a tile's number is known: each core has an index unit, or one serves all in table order (dynamic)."""
+        if self.machine.dynamic:
+            return self.ready_at + sum(self.row(one, "index") for one in range(self.columns["first_row"], row + 1))
+        core.emitted += self.row(row, "index")
+        return core.emitted
+
+
+class Core:
+    """Gather unit, array and scatter unit of one core during one stage."""
+
+    def __init__(self, stage: Stage, number: int) -> None:
+        self.stage, self.number, self.env = stage, number, stage.env
+        self.emitted = stage.ready_at
+        self.to_array, self.to_scatter = simpy.Store(self.env), simpy.Store(self.env)
+        self.computed, self.scattered = Progress(self.env), Progress(self.env)
+        halves = stage.machine.halves
+        self.inputs, self.weights = Parts(halves, self.computed), Parts(halves, self.computed)
+        self.outputs = Parts(halves, self.scattered)
+        self.runs: list[tuple[Pass, int, int]] = []  # pass, begin and end of the array
+        self.done_at = stage.ready_at
+        self.finished = self.env.process(self.scatter())
+        self.env.process(self.gather())
+        self.env.process(self.array())
+
+    def event(self, row: int, name: str) -> None:
+        """Note that something happened now."""
+        self.stage.run_.events[row, E[name]] = self.env.now
+
+    def use_port(self, order: tuple[int, int], hold: int) -> simpy.Event:
+        """Ask for the memory port and book its cycles on this stage."""
+        self.stage.run_.port_busy[self.stage.number] += hold
+        return self.stage.port.request(order, hold)
+
+    def fetch_weights(self, port: int, read: int) -> Generator[simpy.Event, Any, int]:
+        """Move weights; return when they arrive. Latency does not hold the gather unit."""
+        if read:
+            yield self.use_port((GATHER, self.number), read)
+        yield self.env.timeout(max(port, read))
+        return self.env.now + (self.stage.machine.latency if read else 0)
+
+    def gather(self) -> Steps:
+        """Turn to each pass dealt to this core: its weights if others are held, then its tiles in order."""
+        env, stage = self.env, self.stage
+        passes, held, weights_arrival = 0, -1, stage.ready_at
+        mark = stage.ready_at  # until when the gather unit's activity is accounted for
+        prefetched = stage.run_.prefetched.pop(self.number, None)
+        if prefetched:
+            held = 0
+            self.weights.take(0)
+            yield prefetched.done
+            weights_arrival = prefetched.arrival
+        while True:
+            yield self.inputs.free_for(passes)
+            unit = yield from stage.next_unit(self.number)
+            if unit is None:
+                break
+            for one in unit:
+                if one.new_input:
+                    yield self.inputs.free_for(passes)
+                    self.inputs.take(passes)
+                begin = env.now if passes else mark
+                port, read = stage.row(one.rows[0], "weight_port"), stage.row(one.rows[0], "weight_read")
+                if one.group != held and (port or read):
+                    yield self.weights.free_for(passes)
+                    self.weights.take(passes)
+                    weights_arrival = yield from self.fetch_weights(port, read)
+                held = one.group
+                one.weights_arrival = weights_arrival
+                one.activity.append(("weights", begin, env.now))
+                for row in one.rows:
+                    stage.run_.events[row, E["core"]] = self.number
+                    stage.run_.events[row, E["gather_begin"]] = begin
+                    self.event(row, "weights_end")
+                    yield from self.gather_tile(one, row)
+                    begin = env.now
+                self.to_array.put(one)
+                passes += 1
+        self.to_array.put(None)
+        self.prefetch(passes)
+
+    def gather_tile(self, one: Pass, row: int) -> Steps:
+        """Wait for the tile's number, set up its read, move its bytes."""
+        env, stage = self.env, self.stage
+
+        def step(cause: str, begin: int) -> int:
+            one.activity.append((cause, begin, env.now))
+            return int(env.now)
+
+        begin = env.now
+        yield env.timeout(max(0, stage.emission(self, row) - begin))
+        begin = step("index", begin)
+        self.event(row, "issue_begin")
+        yield env.timeout(stage.row(row, "gather"))
+        begin = step("gather_issue", begin)
+        self.event(row, "request")
+        read = stage.row(row, "read")
+        if read:
+            yield self.use_port((GATHER, self.number), read)
+        begin = step("gather_queue", begin)
+        self.event(row, "grant")
+        yield env.timeout(max(stage.row(row, "gather_port"), read))
+        step("gather_transfer", begin)
+        self.event(row, "gather_end")
+        one.arrival = max(one.arrival, env.now + (stage.machine.latency if read else 0))
+
+    def prefetch(self, passes: int) -> None:
+        """Fetch the next stage's first weights, now that nothing is left to gather."""
+        run, following = self.stage.run_, self.stage.number + 1
+        if not run.machine.prefetch or following == len(run.tiles.stages):
+            return
+        port, read = (int(run.tiles.stages[following, S[name]]) for name in ("prefetch_port", "prefetch_read"))
+        if not (port or read):
+            return
+        note = run.prefetched[self.number] = Prefetched(self.env.event())
+
+        def fetch() -> Steps:
+            yield self.weights.free_for(passes)
+            note.arrival = yield from self.fetch_weights(port, read)
+            note.done.succeed()
+
+        self.env.process(fetch())
+
+    def array(self) -> Steps:
+        """Run each pass when its inputs and weights are there and an output part is free."""
+        env, passes = self.env, 0
+        while (one := (yield self.to_array.get())) is not None:
+            yield env.timeout(max(0, max(one.arrival, one.weights_arrival) - env.now))
+            if one.new_output:
+                yield self.outputs.free_for(passes)
+                self.outputs.take(passes)
+            begin = env.now
+            yield env.timeout(one.compute)
+            self.runs.append((one, begin, env.now))
+            for row in one.rows:
+                self.stage.run_.events[row, E["compute_begin"]] = begin
+                self.event(row, "compute_end")
+            passes += 1
+            self.computed.advance()
+            self.to_scatter.put(one)
+        self.to_scatter.put(None)
+
+    def scatter(self) -> Steps:
+        """Write the tiles of each computed pass in order."""
+        env, stage = self.env, self.stage
+        while (one := (yield self.to_scatter.get())) is not None:
+            for row in one.rows:
+                self.event(row, "scatter_begin")
+                yield env.timeout(stage.row(row, "scatter"))
+                self.event(row, "write_request")
+                write = stage.row(row, "write")
+                if write:
+                    yield self.use_port((SCATTER, self.number), write)
+                self.event(row, "write_grant")
+                yield env.timeout(max(stage.row(row, "scatter_port"), write))
+                self.event(row, "scatter_end")
+            self.scattered.advance()
+        self.done_at = env.now
+
+    def book(self, causes: Any, stage_end: int) -> None:
+        """Say for every cycle since the tiles could start what the array did or waited for."""
+        free = self.stage.ready_at
+        for one, begin, end in self.runs:
+            arrived = max(free, one.arrival, one.weights_arrival)
+            for cause, since, until in one.activity:
+                causes[C[cause]] += max(0, min(until, arrived) - max(since, free))
+            gathered = max(free, one.activity[-1][2])
+            rows_there = max(gathered, one.arrival)
+            causes[C["gather_latency"]] += rows_there - gathered
+            causes[C["weights"]] += arrived - rows_there
+            causes[C["scatter"]] += begin - arrived
+            causes[C["compute"]] += end - begin
+            free = end
+        causes[C["scatter" if self.runs else "weights"]] += self.done_at - free
+        causes[C["barrier"]] += stage_end - self.done_at
+
+
+def run(
+    tiles: Tiles, machine: Machine, *, events: bool = False, observe: Callable[[Run], None] | None = None
+) -> Counters:
+    """Run the table from cycle 0 and return its counters."""
+    whole = Run(tiles, machine)
+    whole.env.process(whole.stages())
+    whole.env.run()
+    if observe:
+        observe(whole)
+    return Counters(whole.begin, whole.end, whole.causes, whole.port_busy, whole.events if events else None)

@@ -1,0 +1,202 @@
+"""Report: what a simulated clip cost, against the dense schedule on the same machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipsim.hwmodels.area import area_mm2
+from skipsim.hwmodels.energy import ACTIONS, energy_pj
+from skipsim.hwmodels.hardware import Hardware
+from skipsim.simulator.counters import CAUSES
+from skipsim.simulator.tiles import W
+from skipsim.traces.layer import Layer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Report:
+    """Totals over a clip (properties), per layer and frame (`layers`), and the dense schedule beside it (`dense`)."""
+
+    hardware: Hardware
+    network: tuple[Layer, ...]
+    tile: str  # of the gated layers: "8x8", "full"; "dense" = each layer's own best
+    cycles_by_stage: NDArray[np.int64]  # [frames, layers]
+    causes_by_stage: NDArray[np.int64]  # [frames, layers, causes], summed over cores
+    work: NDArray[np.int64]  # [frames, layers, work columns]
+    dense: Report | None = None  # None only in the dense schedule's own report
+
+    def _total(self, column: str) -> int:
+        return int(self.work[:, :, W[column]].sum())
+
+    @property
+    def frames(self) -> int:
+        """Frames of the clip."""
+        return len(self.cycles_by_stage)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of the clip, layers and frames one after the other."""
+        return int(self.cycles_by_stage.sum())
+
+    @property
+    def latency_ms(self) -> float:
+        """Time of the clip in milliseconds."""
+        return self.cycles / self.hardware.clock_hz * 1e3
+
+    @property
+    def latency_ms_per_frame(self) -> float:
+        """Mean time of a frame in milliseconds."""
+        return self.latency_ms / self.frames
+
+    @cached_property
+    def energy(self) -> dict[str, float]:
+        """Energy of the clip by part, in microjoules."""
+        actions = {name: self._total(name) for name in ACTIONS if name != "macs"}
+        actions["macs"] = self._total("computed_macs")
+        return {part: pj * 1e-6 for part, pj in energy_pj(self.hardware, actions, self.cycles).items()}
+
+    @property
+    def energy_uj(self) -> float:
+        """Energy of the clip in microjoules."""
+        return sum(self.energy.values())
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of the machine in square millimetres."""
+        return area_mm2(self.hardware)["total"]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that the masks ask for, the gates' own included."""
+        return self._total("macs")
+
+    @property
+    def computed_macs(self) -> int:
+        """Multiply-accumulates of all active tiles: what the array really does."""
+        return self._total("computed_macs")
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-accumulates of the dense network."""
+        return self._total("dense_macs")
+
+    @property
+    def dram_read_bytes(self) -> int:
+        """Bytes read from memory, bursts rounded up."""
+        return self._total("dram_read_bytes")
+
+    @property
+    def dram_write_bytes(self) -> int:
+        """Bytes written to memory, bursts rounded up."""
+        return self._total("dram_write_bytes")
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all maps over the clip."""
+        return self._total("tiles")
+
+    @property
+    def active_tiles(self) -> int:
+        """Tiles that were computed."""
+        return self._total("active_tiles")
+
+    @property
+    def density(self) -> float:
+        """Share of the dense MACs that the masks ask for, gates left out."""
+        macs = np.array([layer.macs_per_pixel for layer in self.network])
+        return float((self.work[:, :, W["active_pixels"]] * macs).sum() / self.dense_macs)
+
+    @property
+    def effective_density(self) -> float:
+        """Share of the dense MACs that lies in active tiles."""
+        return self.computed_macs / self.dense_macs
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """Cycles by cause, summed over cores, layers and frames."""
+        return dict(zip(CAUSES, (int(cycles) for cycles in self.causes_by_stage.sum(axis=(0, 1))), strict=True))
+
+    @property
+    def mac_reduction(self) -> float:
+        """Dense MACs / MACs asked for, gates' own included."""
+        return self.dense_macs / max(1, self.macs)
+
+    @property
+    def speedup(self) -> float:
+        """Dense latency / this latency."""
+        return 1.0 if self.dense is None else self.dense.cycles / max(1, self.cycles)
+
+    @property
+    def realised(self) -> float:
+        """Speed-up / MAC reduction."""
+        return self.speedup / self.mac_reduction
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """One row per frame and layer: cycles, tiles, densities, bytes, and cycles by cause over all cores."""
+        import pandas as pd
+
+        frames, layers = self.cycles_by_stage.shape
+        pixels = np.array([layer.out_pixels for layer in self.network])
+        table = pd.DataFrame(
+            {
+                "name": np.tile([_label(layer) for layer in self.network], frames),
+                "frame": np.repeat(np.arange(frames), layers),
+                "cycles": self.cycles_by_stage.ravel(),
+            }
+        )
+        for column in ("array_cycles", "tiles", "active_tiles", "passes", "macs", "computed_macs", "dense_macs"):
+            table[column] = self.work[:, :, W[column]].ravel()
+        table["density"] = (self.work[:, :, W["active_pixels"]] / pixels).ravel()
+        table["effective_density"] = (self.work[:, :, W["computed_pixels"]] / pixels).ravel()
+        for column in ("dram_read_bytes", "dram_write_bytes", "weight_read_bytes", "gate_read_bytes"):
+            table[column] = self.work[:, :, W[column]].ravel()
+        for number, cause in enumerate(CAUSES):
+            table[f"cause_{cause}"] = self.causes_by_stage[:, :, number].ravel()
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, for `--json`."""
+        dense = self.dense or self
+        rows = self.layers.to_dict("records")
+        return {
+            "hardware": self.hardware.name,
+            "tile": self.tile,
+            "frames": self.frames,
+            "total": self._totals(),
+            "dense": dense._totals(),
+            "speedup": self.speedup,
+            "mac_reduction": self.mac_reduction,
+            "realised": self.realised,
+            "causes": self.causes,
+            "energy_uj": self.energy,
+            "layers": [
+                {key: value for key, value in row.items() if not key.startswith("cause_")}
+                | {"causes": {cause: row[f"cause_{cause}"] for cause in CAUSES}}
+                for row in rows
+            ],
+        }
+
+    def _totals(self) -> dict[str, Any]:
+        names = (
+            "cycles", "latency_ms", "energy_uj", "macs", "computed_macs", "dense_macs", "dram_read_bytes",
+            "dram_write_bytes", "tiles", "active_tiles", "density", "effective_density",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        return (
+            f"Report({self.hardware.name}, tile {self.tile}, {self.frames} frames: {self.latency_ms_per_frame:.3f} ms/frame, "
+            f"speed-up {self.speedup:.2f}, MAC reduction {self.mac_reduction:.2f}, realised {self.realised:.2f})"
+        )
+
+
+def _label(layer: Layer) -> str:
+    return layer.name if not layer.call else f"{layer.name}@{layer.call}"

@@ -1,0 +1,107 @@
+"""What moves beside the input windows, and which maps stay on chip: Traffic of every layer of a trace on a machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from skipsim.errors import InputError
+from skipsim.hwmodels.hardware import Hardware
+from skipsim.simulator.plan import Traffic, bytes_of
+from skipsim.traces.layer import Layer
+from skipsim.traces.trace import Trace
+
+# Which hardware updates compute what a trace's update form computed; the first is what "auto" takes.
+FITTING = {"recompute": ("recompute",), "previous": ("difference", "delta"), "accumulate": ("difference", "delta")}
+
+
+def hardware_update(trace: Trace, hardware: Hardware) -> str:
+    """Return what moves per active tile, and check that it fits what the network computed."""
+    wanted, fitting = hardware.layer.update, FITTING[trace.update]
+    if wanted == "auto":
+        return fitting[0]
+    if wanted not in fitting and any(layer.gate != "none" for layer in trace.layers):
+        raise InputError(
+            f"hardware {hardware.name!r}: layer.update = {wanted!r} does not fit a trace of update {trace.update!r}; "
+            f"choices: auto, {', '.join(fitting)}"
+        )
+    return wanted
+
+
+def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
+    """Return what every layer moves on a gated frame. Ungated layers move what they move in the dense schedule."""
+    update, placement = hardware_update(trace, hardware), hardware.gate.placement
+    moves_reference = placement != "none" and trace.update != "previous" and update != "delta"
+    gated = Traffic(
+        gated=True,
+        reads_reference=update == "difference",
+        reads_state=update in ("difference", "delta"),
+        writes_delta=update == "delta",
+        writes_reference=moves_reference,
+    )
+    wanted = [gated if layer.gate != "none" else Traffic() for layer in trace.layers]
+    keeps_reference = moves_reference or update == "difference"
+    return _resident_state(trace.layers, hardware, wanted, keeps_reference)
+
+
+def reference_traffic(gated: list[Traffic]) -> list[Traffic]:
+    """Return what every layer moves on a reference frame: everything is computed, and the state that gates need is renewed."""
+    return [Traffic(
+        writes_reference=one.writes_reference,
+        input_in_dram=one.input_in_dram,
+        output_in_dram=one.output_in_dram,
+        reference_in_dram=one.reference_in_dram,
+    ) for one in gated]  # fmt: skip
+
+
+def _map_bytes(layer: Layer, hardware: Hardware) -> tuple[int, int]:
+    bits = hardware.precision.activation_bits
+    return (
+        bytes_of(layer.in_channels * layer.in_rows * layer.in_cols, bits),
+        bytes_of(layer.out_channels * layer.out_pixels, bits),
+    )
+
+
+def _follows(before: Layer, layer: Layer) -> bool:
+    """Whether a layer reads what the one before it wrote, as far as sizes tell."""
+    return (before.out_channels, before.out_rows, before.out_cols) == (layer.in_channels, layer.in_rows, layer.in_cols)
+
+
+def _resident_state(
+    layers: tuple[Layer, ...], hardware: Hardware, wanted: list[Traffic], keeps_reference: bool
+) -> list[Traffic]:
+    """Give the global buffer to outputs (state from frame to frame) and references, in layer order, while it lasts.
+
+    The last layer's output leaves the chip. An input is on chip if the layer before wrote it there.
+    """
+    left, traffic, before = hardware.buffers.global_bytes, [], True
+    state_bits = hardware.precision.state_bits or hardware.precision.activation_bits
+    for number, (layer, one) in enumerate(zip(layers, wanted, strict=True)):
+        inputs, outputs = _map_bytes(layer, hardware)
+        kept = bytes_of(layer.out_channels * layer.out_pixels, state_bits) if one.reads_state else outputs
+        needed = kept + (inputs if keeps_reference and one.gated else 0)
+        fits = needed <= left and number + 1 < len(layers)
+        left -= needed if fits else 0
+        input_on_chip = number > 0 and not before and _follows(layers[number - 1], layer)
+        traffic.append(
+            replace(one, input_in_dram=not input_on_chip, output_in_dram=not fits, reference_in_dram=not fits)
+        )
+        before = not fits
+    return traffic
+
+
+def dense_traffic(layers: tuple[Layer, ...], hardware: Hardware) -> list[Traffic]:
+    """Return what every layer moves in the dense schedule.
+
+    A map stays on chip between two layers if the second reads what the first wrote and input plus output of both fit
+    the global buffer.
+    """
+    sizes = [sum(_map_bytes(layer, hardware)) for layer in layers]
+    fits = [size <= hardware.buffers.global_bytes for size in sizes]
+    linked = [
+        fits[number] and fits[number + 1] and _follows(layers[number], layers[number + 1])
+        for number in range(len(layers) - 1)
+    ]
+    return [
+        Traffic(input_in_dram=not before, output_in_dram=not after)
+        for before, after in zip([False, *linked], [*linked, False], strict=True)
+    ]

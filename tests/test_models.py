@@ -1,0 +1,215 @@
+"""Are the networks those whose checkpoints people have, and do weight files load or fail well?"""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from skipsim.errors import InputError
+from skipsim.traces.datasets import pose_clip
+from skipsim.traces.models import MODELS, WEIGHTS, network, networks
+from skipsim.traces.models.hrnet import HRNet
+from skipsim.traces.quality import pose_quality
+
+ORACLES = Path(__file__).parent / "oracles"
+with (ORACLES / "networks.csv").open() as file:
+    PUBLISHED = [row for row in csv.DictReader(file) if row["model"].startswith("hrnet")]
+
+
+def tiny():
+    return HRNet(3, 4, modules=(1,), blocks=1, stem=4, stem_blocks=1)
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return network(name, **options)
+
+
+def conv_macs_and_calls(model, rows, cols):
+    counts = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, _, out: counts.append(out.numel() * m.weight[0].numel()))
+    model(torch.empty(1, 3, rows, cols, device=next(model.parameters()).device))
+    return sum(counts), len(counts)
+
+
+@pytest.mark.parametrize("name", ["hrnet_w32", "hrnet_w48"])
+def test_every_tensor_has_the_published_name_and_shape(name):
+    published = json.loads((ORACLES / "state_dicts" / f"{name}_17joints.json").read_text())
+    ours = {key: list(tensor.shape) for key, tensor in on_meta(name).state_dict().items()}
+    assert len(published) == 1754
+    assert ours == published
+
+
+@pytest.mark.parametrize(
+    "row", PUBLISHED, ids=lambda r: f"{r['model']}-{r['input_rows']}x{r['input_cols']}-{r['outputs']}"
+)
+def test_parameters_macs_and_calls_equal_the_published_definition(row):
+    model = on_meta(row["model"], outputs=int(row["outputs"]))
+    assert sum(parameter.numel() for parameter in model.parameters()) == int(row["params"])
+    macs, calls = conv_macs_and_calls(model, int(row["input_rows"]), int(row["input_cols"]))
+    assert (macs, calls) == (int(row["conv_macs"]), int(row["conv_calls"]))
+
+
+def test_table_has_the_rows_that_were_compared():
+    assert {row["model"] for row in PUBLISHED} == {"hrnet_w32", "hrnet_w48"}
+    assert len(PUBLISHED) == 8
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(64, 64), (61, 75), (33, 40)])
+def test_any_picture_size_gives_heat_maps_of_a_quarter_of_it(rows, cols):
+    out = tiny()(torch.rand(2, 3, rows, cols))
+    assert out.shape == (2, 3, -(-rows // 4), -(-cols // 4))
+
+
+def test_normalisation_happens_inside_and_stays_out_of_the_state_dict():
+    model = tiny().eval()
+    seen = []
+    model.conv1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    model(torch.full((1, 3, 32, 32), 0.5))
+    expected = [(0.5 - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
+    assert torch.allclose(seen[0][0, :, 7, 9], torch.tensor(expected), atol=1e-6)
+    assert not {"mean", "std"} & set(model.state_dict())
+
+
+def test_small_network_is_small_and_cheap():
+    model = on_meta("pose_small")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    macs, _ = conv_macs_and_calls(model, 128, 128)
+    assert 1e6 < parameters < 2e6
+    assert 1e8 < macs < 2.5e8
+
+
+def test_shipped_weights_load_by_default_and_find_joints():
+    clips = [
+        pose_clip(2_000_000 + index, frames=2, camera=camera) for index, camera in enumerate(("static", "pan") * 2)
+    ]
+    scores = {}
+    for weights in ("shipped", None):
+        model = network("pose_small", weights=weights)
+        assert not model.training
+        with torch.inference_mode():
+            maps = [model(torch.from_numpy(c.frames).permute(0, 3, 1, 2).float() / 255).numpy() for c in clips]
+        scores[weights] = pose_quality(maps, clips)["pck@0.05"]
+    assert scores["shipped"] > 0.8
+    assert scores[None] < 0.2
+
+
+def test_shipped_weights_are_under_8_megabytes_and_say_where_they_come_from():
+    for model in MODELS.values():
+        if model.weights:
+            assert (WEIGHTS / model.weights).stat().st_size < 8_000_000
+            report = json.loads((WEIGHTS / model.weights).with_suffix(".json").read_text())
+            assert report["command"].startswith("skipsim train")
+            assert report["plan"]["seed"] >= 0
+            assert report["plan"]["steps"] > 0
+            assert 0.90 <= report["scores"]["all"]["pck@0.05"] <= 0.98
+            assert set(report["scores"]) == {"all", "static", "pan"}
+            assert set(report["versions"]) == {"skipsim", "torch", "numpy", "python"}
+
+
+def test_listing_needs_no_torch():
+    code = "import sys, skipsim; print(skipsim.networks()); assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(networks()) == "['hrnet_w32', 'hrnet_w48', 'pose_small']"
+
+
+def small_file(folder, change=lambda tensors: tensors):
+    path = folder / "weights.safetensors"
+    save_file(change(network("pose_small", weights=None).state_dict()), path)
+    return path
+
+
+def test_weights_load_through_prefixes_and_nesting(tmp_path):
+    wanted = network("pose_small", weights=None).state_dict()
+    for content in (
+        {f"module.{name}": tensor for name, tensor in wanted.items()},
+        {"state_dict": {f"module.model.{name}": tensor for name, tensor in wanted.items()}, "epoch": 3},
+        {"model": wanted},
+        {name: tensor for name, tensor in wanted.items() if not name.endswith("num_batches_tracked")},
+    ):
+        path = tmp_path / "weights.pth"
+        torch.save(content, path)
+        loaded = network("pose_small", weights=path).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in wanted.items())
+
+
+def test_safetensors_file_loads(tmp_path):
+    path = small_file(tmp_path, lambda tensors: {f"model.{name}": tensor for name, tensor in tensors.items()})
+    loaded = network("pose_small", weights=path).state_dict()
+    from safetensors.torch import load_file
+
+    assert all(torch.equal(loaded[name.removeprefix("model.")], tensor) for name, tensor in load_file(path).items())
+
+
+def without(tensors):
+    return {name: tensor for name, tensor in tensors.items() if name not in ("conv1.weight", "final_layer.bias")}
+
+
+def misshapen(tensors):
+    return {**tensors, "final_layer.weight": torch.zeros(17, 32, 1, 1)}
+
+
+def surplus(tensors):
+    return {**tensors, "extra.weight": torch.zeros(1)}
+
+
+def poisoned(tensors):
+    return {**tensors, "bn1.bias": torch.full((16,), float("nan"))}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            without,
+            r"tensor conv1\.weight of shape \[16, 3, 3, 3\] is missing; the file holds \d+ tensors, "
+            r"the first by name is bn1\.bias",
+        ),
+        (misshapen, r"tensor final_layer\.weight must have shape \[15, 32, 1, 1\], got \[17, 32, 1, 1\]"),
+        (surplus, r"tensor extra\.weight does not belong to this network"),
+        (poisoned, r"tensor bn1\.bias holds NaN or infinity"),
+    ],
+)
+def test_wrong_weights_name_the_first_wrong_tensor(tmp_path, change, text):
+    with pytest.raises(InputError, match=text):
+        network("pose_small", weights=small_file(tmp_path, change))
+
+
+class Stranger:
+    """An object that weights_only must refuse to build."""
+
+
+def test_broken_weight_files_fail_in_one_line(tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(small_file(tmp_path).read_bytes()[:5000])
+    noise, foreign, number = (tmp_path / name for name in ("noise.pth", "foreign.pth", "number.pth"))
+    noise.write_bytes(b"not a checkpoint at all")
+    torch.save({"model": Stranger()}, foreign)
+    torch.save(3, number)
+    for path, text in (
+        (cut, "not a whole safetensors file"),
+        (noise, "not a PyTorch file of plain tensors"),
+        (foreign, "not a PyTorch file of plain tensors"),
+        (number, "must hold a state dict, got int"),
+        (tmp_path / "absent.pth", "no such file"),
+    ):
+        with pytest.raises(InputError, match=text) as caught:
+            network("pose_small", weights=path)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+def test_unknown_names_and_options_fail_well():
+    with pytest.raises(InputError, match=r"network 'hrnet_w33' is unknown; did you mean 'hrnet_w32'\?"):
+        network("hrnet_w33")
+    with pytest.raises(InputError, match=r"network 'hrnet_w32': .*unexpected keyword argument 'joints'"):
+        network("hrnet_w32", joints=3)

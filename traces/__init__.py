@@ -1,0 +1,1 @@
+"""What the network did: layers, gates, masks, and how they are recorded and stored."""

@@ -1,0 +1,373 @@
+"""SkipConv2d: a convolution that computes only the blocks its gate lets through; convert(model, gate) makes them."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from skipsim.errors import InputError, nearest
+from skipsim.traces.gates import GATES, BlockShape, Gate, block_shape, grid_mask, refine
+from skipsim.traces.layer import Layer
+from skipsim.traces.receptive_field import ReceptiveField, layer_of
+
+MaskHook = Callable[["SkipConv2d"], Any]
+
+
+class FrameClock:
+    """Count the frames of a clip: one per call of the converted model."""
+
+    def __init__(self, reset_every: int | None) -> None:
+        self.reset_every = reset_every
+        self.frame = -1
+
+    def start_frame(self, module: nn.Module, arguments: Any) -> None:
+        """Begin the next frame; registered as a forward pre-hook of the converted model."""
+        self.frame += 1
+
+    @property
+    def reference(self) -> bool:
+        """Whether this frame is computed densely."""
+        return self.frame == 0 if self.reset_every is None else self.frame % self.reset_every == 0
+
+
+@dataclass
+class _State:
+    """What one call of one layer keeps from frame to frame: reference input and output, before any normalisation."""
+
+    layer: Layer
+    gate: Gate | None
+    field: ReceptiveField
+    reference: Tensor
+    output: Tensor
+
+
+class SkipConv2d(nn.Conv2d):
+    """A convolution with a gate, one clip at a time (batch size 1); made by `convert`.
+
+    On a reference frame all of z = w * x_t + b is computed. On every other frame the gate sees r = x_t - x_ref and
+    decides which output positions are computed; the others keep z, bit for bit. What is computed, and how x_ref moves:
+
+    - `previous`: z += w * r, without bias, and x_ref = x_t everywhere. A change that stays below the threshold from
+      frame to frame is forgotten, so that skipped positions drift without bound until a reference frame.
+    - `recompute`: z = w * x_t + b; x_ref becomes x_t on the *settled* pixels, those all of whose reading positions were
+      computed on this frame.
+    - `accumulate`: z += w * s, where s is r on the settled pixels and 0 elsewhere; x_ref becomes x_t on the settled
+      pixels.
+
+    Why settled pixels. Receptive fields overlap, so the change of one pixel may be read by a computed and by a skipped
+    position. If x_ref moved on every pixel that *some* computed position reads, the skipped position would never learn
+    of that change: it would be forgotten, on one frame after the other, and drift without bound beside a moving object.
+    Since x_ref moves only where *nobody* who reads the pixel was skipped, nothing is forgotten: a change that somebody
+    has not used stays in r and keeps voting in the gates until it is used or gone. In `accumulate` z = w * x_ref + b
+    holds everywhere, up to rounding: no change counts twice or is lost (a computed position adds s, not r: as x_ref
+    stays on the other pixels, adding r would count their change again on the next frame). In `recompute` a computed
+    position is exact. The price: positions at the rim of the computed area may be computed again on the next frame,
+    although they are up to date. The bound: an unsettled pixel was read by a position whose mean stayed within the
+    threshold, so with an input-norm gate and K taps its change is at most K x threshold. The input that a position
+    was computed from thus differs from x_t, on average over its receptive field, by at most: in `recompute` 0 where it
+    is computed and (K + 1) x threshold where it is skipped, in `accumulate` K x threshold and 1 x threshold; however
+    long the clip.
+
+    The layer computes densely and then selects: results, masks and quality are those of a sparse implementation, run
+    time is not. Parameters, buffers, hooks and state dict are those of the convolution it was made from.
+
+    Attributes:
+        layer_name: the layer's name in its model.
+        frame: frame of the clip that was last begun, from 0.
+        call: which call of this module within the frame, from 0; every call keeps state of its own.
+        last_layer: geometry of the last call.
+        last_mask: decisions of the last call, bool [grid_rows, grid_cols], True = computed.
+        last_reference: whether the last call was computed densely, with no gate evaluated.
+    """
+
+    plain_class: type[nn.Conv2d] = nn.Conv2d
+    layer_name: str
+    frame: int
+    call: int
+    last_layer: Layer
+    last_mask: Tensor
+    last_reference: bool
+    _clock: FrameClock
+    _gate: Gate | None
+    _mask: MaskHook | None
+    _block: tuple[int, int]
+    _update: str
+    _states: dict[int, _State]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map x_t [1, in_channels, rows, cols] to z_t [1, out_channels, out_rows, out_cols]."""
+        self._begin_call()
+        state = self._states.get(self.call)
+        self._check_input(input, state)
+        if state is None or self._clock.reference:
+            return self._compute_densely(input, state)
+        pixels = self._decide(input - state.reference, state)
+        fresh, reference = UPDATES[self._update](self, state, input, pixels)
+        self._check_finite(fresh, input)
+        self._keep(state, reference, torch.where(pixels, fresh, state.output))
+        return state.output.clone()  # what follows may change it in place
+
+    def forget(self) -> None:
+        """Drop all state, so that the next frame is the first of a clip."""
+        self._states = {}
+        self.frame = self.call = -1
+        self._clock.frame = -1
+
+    @property
+    def update(self) -> str:
+        """The update form, one of UPDATES."""
+        return self._update
+
+    @property
+    def reset_every(self) -> int | None:
+        """Frames between reference frames; None if only the first is one."""
+        return self._clock.reset_every
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Output pixels (rows, cols) that share one decision, where the user's own masks decide."""
+        return self._block
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate that `convert` was given; None where the user's own masks decide."""
+        return self._gate
+
+    def _begin_call(self) -> None:
+        if self._clock.frame < 0:
+            raise InputError(
+                f"layer {self.layer_name!r}: call the converted model itself, model(frame); its forward() or a part "
+                "of it does not start a frame"
+            )
+        self.call = self.call + 1 if self.frame == self._clock.frame else 0
+        self.frame = self._clock.frame
+
+    def _compute_densely(self, x: Tensor, state: _State | None) -> Tensor:
+        fresh = self._conv_forward(x, self.weight, self.bias)
+        self._check_finite(fresh, x)
+        if state is None:
+            state = self._first_state(x, fresh)
+            self._states[self.call] = state
+        self._keep(state, x.clone(), fresh)
+        self.last_layer, self.last_reference = state.layer, True
+        self.last_mask = torch.ones((state.layer.grid_rows, state.layer.grid_cols), dtype=torch.bool, device=x.device)
+        output: Tensor = fresh.clone()
+        return output
+
+    def _first_state(self, x: Tensor, output: Tensor) -> _State:
+        names = {"name": self.layer_name, "call": self.call}
+        gate, block, kind = None, self._block, "mask"
+        if self._gate is not None:
+            gate = self._gate.for_layer(layer_of(self, x, output, **names))  # type: ignore[arg-type]
+            block, kind = gate.block_shape, gate.kind
+        layer = layer_of(self, x, output, block=block, gate=kind, **names)  # type: ignore[arg-type]
+        return _State(layer, gate, ReceptiveField.of(self, layer.in_rows, layer.in_cols), x, output)
+
+    def _decide(self, residual: Tensor, state: _State) -> Tensor:
+        """Ask the gate or the user's hook; return the computed pixels, bool [out_rows, out_cols]."""
+        layer = state.layer
+        if state.gate is not None:
+            mask = state.gate.mask(residual, self)
+            if mask.dtype != torch.bool or mask.shape != (layer.grid_rows, layer.grid_cols):
+                mask = grid_mask(mask, layer)
+        else:
+            given = None if self._mask is None else self._mask(self)
+            full = torch.ones((layer.grid_rows, layer.grid_cols), dtype=torch.bool)
+            mask = (full if given is None else grid_mask(given, layer)).to(residual.device)
+        self.last_layer, self.last_mask, self.last_reference = layer, mask, False
+        return refine(mask, (layer.block_rows, layer.block_cols), layer.out_rows, layer.out_cols)
+
+    def _keep(self, state: _State, reference: Tensor, output: Tensor) -> None:
+        # In training, gradients flow from frame to frame; otherwise a long clip would keep the graph of all its frames.
+        state.reference = reference if self.training else reference.detach()
+        state.output = output if self.training else output.detach()
+
+    def _check_input(self, x: Tensor, state: _State | None) -> None:
+        if x.dim() == 4 and x.shape[0] != 1:
+            raise InputError(
+                f"layer {self.layer_name!r}: batch size must be 1 (one clip, frame by frame), got {x.shape[0]}"
+            )
+        if state is not None and x.shape != state.reference.shape:
+            raise InputError(
+                f"layer {self.layer_name!r}: input size changed from {list(state.reference.shape)} to {list(x.shape)} "
+                "in mid-clip; all frames of a clip must have one size (before a new clip, call reset)"
+            )
+
+    def _check_finite(self, fresh: Tensor, x: Tensor) -> None:
+        if fresh.is_meta:
+            return
+        total = fresh.detach().sum(dtype=torch.float64 if fresh.dtype == torch.float64 else torch.float32)
+        if math.isfinite(total.item()):
+            return
+        if not bool(torch.isfinite(x).all()):
+            cause = "so is its input"
+        elif not all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters()):
+            cause = "so are its weights"
+        else:
+            cause = "its input and weights are finite"
+        raise InputError(
+            f"layer {self.layer_name!r}: output of frame {self.frame} is NaN or infinite somewhere; {cause}"
+        )
+
+
+def _previous(conv: SkipConv2d, state: _State, x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    change = conv._conv_forward(x - state.reference, conv.weight, None)
+    return state.output + change, x.clone()
+
+
+def _accumulate(conv: SkipConv2d, state: _State, x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    reference = torch.where(state.field.settled(pixels), x, state.reference)
+    change = conv._conv_forward(reference - state.reference, conv.weight, None)
+    return state.output + change, reference
+
+
+def _recompute(conv: SkipConv2d, state: _State, x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    reference = torch.where(state.field.settled(pixels), x, state.reference)
+    return conv._conv_forward(x, conv.weight, conv.bias), reference
+
+
+# What a computed position becomes, and the reference that the next frame is compared with.
+UPDATES: dict[str, Callable[[SkipConv2d, _State, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "previous": _previous,
+    "accumulate": _accumulate,
+    "recompute": _recompute,
+}
+
+
+def convert(
+    model: nn.Module,
+    gate: Gate | None = None,
+    *,
+    update: str = "recompute",
+    reset_every: int | None = None,
+    mask: MaskHook | None = None,
+    block: BlockShape | None = None,
+) -> nn.Module:
+    """Return a copy of a model in which every nn.Conv2d skips what its gate leaves out; the given model stays as it is.
+
+    Call the copy with one frame after the other: each call is one frame, the first one is computed densely. A module
+    that runs several times per frame keeps state for each call. Everything but the convolutions stays, batch
+    normalisation included, and so do all names: state dicts fit both ways. Run it in evaluation mode.
+
+    Args:
+        model: any module. nn.Conv2d subclasses with a forward() of their own, Conv1d, Conv3d and transposed
+            convolutions stay dense; a warning names them (see `left_dense`).
+        gate: decides from the change of the input, e.g. InputNormGate(threshold=0.05, block=4).
+        update: "recompute", "accumulate" or "previous"; see SkipConv2d.
+        reset_every: compute every so many frames densely again; None = only the first.
+        mask: instead of a gate, your own decision: a function that is called with each SkipConv2d on each frame but the
+            reference frames, and returns its mask (see `grid_mask`), or None to compute all. `module.layer_name`,
+            `module.call` and `module.frame` say which is asked for.
+        block: with `mask`: output pixels that share one decision, one number or a pair (rows, cols); default 1.
+
+    Raises:
+        InputError: a model without convolutions or one converted before, both or neither of gate and mask, bad values.
+    """
+    _check_choice(gate, mask, block)
+    if update not in UPDATES:
+        raise InputError(f"convert: update {update!r} is unknown; {nearest(str(update), UPDATES)}")
+    if reset_every is not None and (
+        isinstance(reset_every, bool) or not isinstance(reset_every, int) or reset_every < 1
+    ):
+        raise InputError(f"convert: reset_every must be a whole number >= 1 or None, got {reset_every!r}")
+    if is_converted(model):
+        raise InputError("convert: the model is converted already; convert the original")
+    converted = copy.deepcopy(model)
+    clock = FrameClock(reset_every)
+    found = False
+    for name, module in converted.named_modules():
+        if isinstance(module, nn.Conv2d) and any(is_lazy(parameter) for parameter in module.parameters()):
+            raise InputError(f"convert: layer {name!r} has no weights yet (a lazy module); run the model once before")
+        if not _convertible(module):
+            continue
+        found = True
+        # Changing the class in place keeps parameters, hooks and every reference to the module, shared ones included.
+        _set_class(module, _skipping_class(type(module)))
+        assert isinstance(module, SkipConv2d)
+        module.layer_name = name or type(model).__name__
+        module._clock, module._gate, module._mask, module._update = clock, gate, mask, update
+        module._block = block_shape(1 if block is None else block)
+        module.forget()
+    if not found:
+        raise InputError(f"convert: {type(model).__name__} has no nn.Conv2d that can be converted (a scripted model?)")
+    converted.register_forward_pre_hook(clock.start_frame)
+    dense = left_dense(converted)
+    if dense:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in dense.items())
+        warnings.warn(f"convert: left dense, because only plain nn.Conv2d is converted: {listed}", stacklevel=2)
+    return converted
+
+
+def reset(model: nn.Module) -> None:
+    """Make the next frame of a converted model the first of a new clip; frees all state."""
+    for module in model.modules():
+        if isinstance(module, SkipConv2d):
+            module.forget()
+
+
+def is_converted(model: nn.Module) -> bool:
+    """Tell whether any convolution of the model has been converted."""
+    return any(isinstance(module, SkipConv2d) for module in model.modules())
+
+
+def left_dense(model: nn.Module) -> dict[str, str]:
+    """Return the convolutions that `convert` does not or did not convert: {name: class}."""
+    kinds = (nn.modules.conv._ConvNd,)
+    return {
+        name or type(model).__name__: type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and not isinstance(module, SkipConv2d) and not _convertible(module)
+    }
+
+
+def dense_copy(model: nn.Module) -> nn.Module:
+    """Return a converted model as it was before; the copy shares parameters and buffers with the given one."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    shared |= {id(module._states): {} for module in model.modules() if isinstance(module, SkipConv2d)}
+    plain = copy.deepcopy(model, shared)
+    for module in plain.modules():
+        if isinstance(module, SkipConv2d):
+            _set_class(module, module.plain_class)
+    return plain
+
+
+def _set_class(module: nn.Module, kind: type[nn.Module]) -> None:
+    module.__class__ = kind
+
+
+def _convertible(module: nn.Module) -> bool:
+    kind = type(module)
+    if not issubclass(kind, nn.Conv2d) or issubclass(kind, SkipConv2d):
+        return False
+    return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+
+
+def _skipping_class(plain: type) -> type[SkipConv2d]:
+    if plain is nn.Conv2d:
+        return SkipConv2d
+    return type(f"Skip{plain.__name__}", (SkipConv2d, plain), {"plain_class": plain})
+
+
+def _check_choice(gate: Any, mask: Any, block: Any) -> None:
+    if isinstance(gate, str):
+        hint = nearest(gate, GATES)
+        raise InputError(f"convert: gate must be a gate such as InputNormGate(threshold=0.05), got {gate!r}; {hint}")
+    if gate is not None and not isinstance(gate, Gate):
+        raise InputError(f"convert: gate must be a gate such as InputNormGate(threshold=0.05), got {gate!r}")
+    if mask is not None and not callable(mask):
+        raise InputError(f"convert: mask must be a function of the module, got {mask!r}")
+    if (gate is None) == (mask is None):
+        raise InputError(f"convert: give either a gate or a mask function, got {'neither' if gate is None else 'both'}")
+    if gate is not None and block is not None:
+        raise InputError("convert: block belongs to the gate; it is an argument only together with mask")
+    if block is not None:
+        block_shape(block)
