@@ -30,7 +30,7 @@ def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None
     """Open a clip by name or path.
 
     Args:
-        name: labelled procedural clips, "pose:SEED[:CAMERA]" or "pose:SPLIT[:COUNT[:FIRST]]" (COUNT clips of a split one
+        name: labelled procedural clips, "pose:SEED[:CAMERA]" or "pose:SPLIT[:COUNT[:FIRST]]" (COUNT clips of a split, one
             after the other), or what `read_frames` takes.
         frames: at most so many of every clip.
         size: (rows, cols) of the frames.
@@ -42,7 +42,7 @@ def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None
         options["frames"] = frames
     _, first, *rest = name.split(":")
     if first.isdigit() and len(rest) < 2:
-        clips = [pose_clip(int(first), **options, **({"camera": rest[0]} if rest else {}))]
+        clips = [pose_clip(int(first), camera=rest[0] if rest else "static", **options)]
     elif len(rest) < 3 and all(part.isdigit() for part in rest):
         if first not in SPLITS:
             raise InputError(f"clip {name!r}: split {first!r} is unknown; {nearest(first, SPLITS)}; or a seed")

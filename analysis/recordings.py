@@ -86,10 +86,27 @@ def check_inputs(task: RecordingTask) -> None:
     next(iter(load_clip(task.clip, 1, task.size).frames))
 
 
-def check_network(task: RecordingTask) -> None:
-    """Build the network and the gate of a task, which imports torch: for a process of its own."""
-    build_network(task.network, task.weights, task.folder)
-    _gate(task)
+def check_networks(tasks: Sequence[RecordingTask]) -> list[None]:
+    """Build every network and gate of the tasks once, which imports torch: for a process of its own."""
+    for network, weights, folder in dict.fromkeys((task.network, task.weights, task.folder) for task in tasks):
+        build_network(network, weights, folder)
+    for task in tasks:
+        _gate(task)
+    return [None] * len(tasks)
+
+
+def record_traces(tasks: Sequence[tuple[RecordingTask, Path]]) -> list[str]:
+    """Record tasks into their paths; each gives "", or the reason of its failure."""
+    reasons = []
+    for task, path in tasks:
+        try:
+            record_trace(task, path)
+            reasons.append("")
+        except InputError as error:
+            reasons.append(str(error))
+        except Exception as error:  # whatever went wrong, it costs this recording and not the study
+            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return reasons
 
 
 def record_trace(task: RecordingTask, path: Path) -> None:
@@ -150,7 +167,7 @@ def _scorer(clips: Sequence[Clip]) -> Callable[[list[Any]], dict[str, Any]] | No
     from skipsim.traces.quality import pose_scorer
 
     def score(outputs: list[Any]) -> dict[str, Any]:
-        shape = getattr(outputs[0], "shape", ())
+        shape: Sequence[int] = getattr(outputs[0], "shape", ())
         return pose_scorer(clips)(outputs) if len(shape) in (3, 4) and shape[-3] == JOINT_COUNT else {}
 
     return score

@@ -40,7 +40,9 @@ def _range(table: Mapping[str, Any]) -> list[float]:
         if key not in RANGE_KEYS:
             raise ValueError(f"unknown key {key!r} of a range; {nearest(key, RANGE_KEYS)}")
     first, last, steps, log = (table.get(key) for key in RANGE_KEYS)
-    if any(isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end) for end in (first, last)):
+    if any(
+        isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end) for end in (first, last)
+    ):
         raise ValueError("a range needs two finite numbers, from and to")
     assert isinstance(first, int | float)
     assert isinstance(last, int | float)
@@ -80,7 +82,11 @@ def _tiles(value: Any) -> Any:
 
 
 def _size(value: Any) -> Any:
-    if not isinstance(value, list | tuple) or len(value) != 2 or any(type(side) is not int or side < 1 for side in value):
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or any(type(side) is not int or side < 1 for side in value)
+    ):
         raise ValueError(f"must be [rows, cols], whole numbers >= 1, not {value!r}")
     return tuple(value)
 
@@ -117,9 +123,9 @@ class Recordings(_Table):
     update: Annotated[
         tuple[Literal["previous", "accumulate", "recompute"], ...], BeforeValidator(_axis), Field(min_length=1)
     ] = ("recompute",)
-    reset_every: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_axis), Field(min_length=1)
-    ] = Field((0,), description="frames between reference frames; 0: only the first is one")
+    reset_every: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_axis), Field(min_length=1)] = (
+        Field((0,), description="frames between reference frames; 0: only the first is one")
+    )
 
     @model_validator(mode="after")
     def _traces_or_networks(self) -> Self:
@@ -182,7 +188,13 @@ class Study(_Table):
         if axes.trace is not None:
             return [RecordingChoice(trace=trace) for trace in axes.trace]
         combinations = product(
-            axes.network or (), axes.clip or (), axes.gate, axes.update, axes.reset_every, axes.block, axes.threshold or ()
+            axes.network or (),
+            axes.clip or (),
+            axes.gate,
+            axes.update,
+            axes.reset_every,
+            axes.block,
+            axes.threshold or (),
         )
         return [
             RecordingChoice(None, network, clip, gate, threshold, block, update, reset_every)

@@ -266,8 +266,8 @@ def test_gates_are_made_by_name(kind: str) -> None:
         ("input_nrom", {}, "gate 'input_nrom' is unknown; did you mean 'input_norm'? choices: input_norm, output_norm"),
         (
             "input_norm",
-            {"treshold": 1},
-            "gate 'input_norm': unknown parameter 'treshold'; did you mean 'threshold'? choices: block, threshold",
+            {"thres": 1},
+            "gate 'input_norm': unknown parameter 'thres'; did you mean 'threshold'? choices: block, threshold",
         ),
         ("input_norm", {"block": 1}, "gate 'input_norm': threshold is missing"),
         ("input_norm", {"threshold": -0.1}, "gate 'input_norm': threshold must be a finite number >= 0, got -0.1"),

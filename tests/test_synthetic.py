@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from skipsim.errors import InputError
 from skipsim.traces.layer import Layer
-from skipsim.traces.synthetic import coarsen, highest, smooth_noise, synthetic_trace
+from skipsim.traces.synthetic import highest, smooth_noise, synthetic_trace
 
 LAYERS = [
     Layer("stem", 3, 64, 48, 8, 32, 24, 3, 3, 2, 2, 1, 1),
@@ -56,18 +56,29 @@ def test_nothing_and_everything_are_exact(cluster_pixels: float, block: int | tu
         assert trace.density() == density
 
 
-@pytest.mark.parametrize("block", [2, 4, 8, 16, (1, 5), 100])
-def test_a_block_is_computed_if_any_of_its_pixels_is(block: int | tuple[int, int]) -> None:
-    pixels = synthetic_trace(LAYERS, **COMMON)
-    blocks = synthetic_trace(LAYERS, **COMMON | {"block": block})
+@pytest.mark.parametrize("density", [0.02, 0.2, 0.77])
+@pytest.mark.parametrize("block", [2, 4, 8, 16, (1, 5)])
+def test_density_counts_whole_blocks(block: int | tuple[int, int], density: float) -> None:
+    """What a layer computes over all gated frames is within half a block of what was asked for."""
     block_rows, block_cols = block if isinstance(block, tuple) else (block, block)
-    for index, layer in enumerate(blocks.layers):
+    trace = synthetic_trace(LAYERS, **COMMON | {"block": block, "density": density}, reference_frames=(2,))
+    gated = [frame for frame in range(6) if frame != 2]
+    for index, layer in enumerate(trace.layers):
         assert (layer.block_rows, layer.block_cols) == (block_rows, block_cols)
-        for frame in range(6):
-            expected = np.zeros((layer.grid_rows, layer.grid_cols), bool)
-            for row, col in zip(*np.nonzero(pixels.mask(index, frame)), strict=True):
-                expected[row // block_rows, col // block_cols] = True
-            np.testing.assert_array_equal(blocks.mask(index, frame), expected)
+        wanted = math.floor(density * layer.out_pixels * len(gated) + 0.5)
+        assert abs(int(trace.computed_pixels[gated, index].sum()) - wanted) <= block_rows * block_cols / 2
+
+
+def test_the_blocks_of_the_highest_pixels_are_computed() -> None:
+    """Blocks of any size follow one field: the pixel of the finest mask's only block lies in every coarser one's."""
+    options = COMMON | {"density": 1 / LAYERS[0].out_pixels}
+    fine = synthetic_trace(LAYERS, **options, reference_frames=())
+    ((row, col),) = np.argwhere(fine.mask(0, 0))
+    for block in (2, 4, 8, 16):
+        layer = replace(LAYERS[0], block_rows=block, block_cols=block)
+        share = block * block / layer.out_pixels
+        mask = synthetic_trace([layer], **COMMON | {"density": share, "block": block}, reference_frames=()).mask(0, 0)
+        assert np.argwhere(mask).tolist() == [[row // block, col // block]]
 
 
 @given(
@@ -78,13 +89,14 @@ def test_highest_takes_the_first_of_equal_values(values: list[int], share: float
     count = int(share * len(values))
     order = sorted(range(len(values)), key=lambda place: (-values[place], place))
     expected = [place in order[:count] for place in range(len(values))]
-    assert highest(np.array([values], float), count).tolist() == [expected]
+    assert highest(np.array([values], float), np.ones((1, len(values)), int), count).tolist() == [expected]
 
 
-def test_coarsen_clips_at_the_edges() -> None:
-    pixels = np.zeros((5, 7), bool)
-    pixels[4, 6] = pixels[0, 2] = True
-    assert coarsen(pixels, 2, 3).tolist() == [[True, False, False], [False, False, False], [False, False, True]]
+def test_highest_adds_up_sizes_as_nearly_as_it_can() -> None:
+    values, sizes = np.array([[5.0, 4.0, 3.0]]), np.array([[4, 2, 3]])
+    expected = {0: 0, 1: 0, 2: 0, 3: 1, 5: 1, 6: 2, 7: 2, 8: 3, 9: 3}
+    for pixels, count in expected.items():
+        assert highest(values, sizes, pixels).tolist() == [[place < count for place in range(3)]], pixels
 
 
 def test_correlation_falls_as_documented() -> None:
@@ -97,16 +109,17 @@ def test_correlation_falls_as_documented() -> None:
             assert abs(measured - math.exp(-((distance / 8.0) ** 2))) < 0.05
 
 
-def test_larger_clusters_touch_fewer_blocks() -> None:
-    """The same pixels cost fewer blocks when they keep together; a block without clusters: 1 - (1 - p)^64."""
-    densities = []
+def test_larger_clusters_touch_fewer_tiles() -> None:
+    """The same pixels lie in fewer 8x8 tiles when they keep together; without clusters in 1 - (1 - p)^64 of them."""
+    shares = []
     for cluster in (0, 4, 16, 64):
         layer = Layer("stem", 3, 256, 256, 8, 256, 256)
-        options = COMMON | {"rows": 256, "cols": 256, "block": 8, "density": 0.05, "cluster_pixels": cluster}
-        densities.append(synthetic_trace([layer], **options, reference_frames=()).density())
-    assert densities == sorted(densities, reverse=True)
-    assert abs(densities[0] - (1 - 0.95**64)) < 0.01
-    assert 0.05 < densities[-1] < 0.15
+        options = COMMON | {"rows": 256, "cols": 256, "density": 0.05, "cluster_pixels": cluster}
+        masks = synthetic_trace([layer], **options, reference_frames=()).masks(0)
+        shares.append(masks.reshape(-1, 32, 8, 32, 8).any(axis=(2, 4)).mean())
+    assert shares == sorted(shares, reverse=True)
+    assert abs(shares[0] - (1 - 0.95**64)) < 0.01
+    assert 0.05 < shares[-1] < 0.15
 
 
 def test_layers_see_the_same_field() -> None:

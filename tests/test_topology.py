@@ -50,15 +50,15 @@ def test_sizes_of_resnet50_are_those_of_scale_sim(tmp_path: Path) -> None:
 
 def test_every_field_has_its_place(tmp_path: Path) -> None:
     (layer,) = read_topology(write_csv(tmp_path / "net.csv", "a, 20, 31, 3, 5, 6, 8, 2,"))
-    assert layer == Layer("a", 6, 20, 31, 8, 9, 14, 3, 5, 2, 2)  # (20 - 3) // 2 + 1 and (31 - 5) // 2 + 1
+    assert layer == Layer("a", 6, 20, 31, 8, 10, 14, 3, 5, 2, 2)  # ceil((20 - 3) / 2) + 1 and (31 - 5) / 2 + 1
 
 
 def test_columns_are_found_by_name_and_empty_cells_do_not_matter(tmp_path: Path) -> None:
     header = '\ufeffStrides,num filter,Channels,Filter Width,"Filter  Height",IFMAP Width,IFMAP Height,LAYER NAME,Note'
     rows = ["2,8,6,5,3,31,20,a,hello", "", " , ,", "2, 8, 6, 5, 3, 31, 20, a"]
     first, second = read_topology(write_csv(tmp_path / "net.CSV", *rows, header=header))
-    assert first == Layer("a", 6, 20, 31, 8, 9, 14, 3, 5, 2, 2)
-    assert second == Layer("a", 6, 20, 31, 8, 9, 14, 3, 5, 2, 2, call=1)  # a name that returns is another call
+    assert first == Layer("a", 6, 20, 31, 8, 10, 14, 3, 5, 2, 2)
+    assert second == Layer("a", 6, 20, 31, 8, 10, 14, 3, 5, 2, 2, call=1)  # a name that returns is another call
 
 
 def test_depthwise_by_name_or_by_groups(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_depthwise_by_name_or_by_groups(tmp_path: Path) -> None:
 
 
 def test_topology_is_a_trace_of_one_full_frame(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "net.topology.csv", "a, 20, 31, 3, 5, 6, 8, 2,", "b, 9, 14, 1, 1, 8, 4, 1,")
+    path = write_csv(tmp_path / "net.topology.csv", "a, 19, 31, 3, 5, 6, 8, 2,", "b, 9, 14, 1, 1, 8, 4, 1,")
     trace = load_trace(path)
     assert (trace.frames, trace.reference(0), trace.density()) == (1, False, 1.0)
     assert trace.macs == trace.dense_macs == 9 * 14 * (3 * 5 * 6 * 8 + 8 * 4)

@@ -109,7 +109,9 @@ class Layer:
         Gumbel gate: a convolution with the layer's geometry and one output channel. A user's mask: not known, 0.
         """
         if self.gate in ("input_norm", "output_norm"):
-            return self.in_channels * self.in_rows * self.in_cols + self.kernel_rows * self.kernel_cols * self.out_pixels
+            return (
+                self.in_channels * self.in_rows * self.in_cols + self.kernel_rows * self.kernel_cols * self.out_pixels
+            )
         if self.gate == "gumbel":
             return self.kernel_rows * self.kernel_cols * self.in_channels * self.out_pixels
         return 0

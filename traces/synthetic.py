@@ -4,8 +4,8 @@ The generator, named `GENERATOR` in a trace's origin: two fields of independent 
 seen as a torus, are each smoothed so that their correlation at a distance of d pixels is exp(-(d / cluster_pixels)^2).
 Their sum, one drifting down and right and the other left by a quarter of `cluster_pixels` a frame (of the image where
 that is smaller), is a smooth random field whose blobs move and change shape. Every layer sees it sampled at the centres
-of its own output pixels, so that the masks of different layers belong together as those of a real network do; the
-highest values are computed, as many as the density asks for, and a block is computed if any of its pixels is.
+of its own output pixels, so that the masks of different layers belong together as those of a real network do. A block
+counts as its highest pixel; the highest blocks are computed, as many as the density asks for.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ def synthetic_trace(
         rows: height of the input image in pixels; None, for layers and topologies: that of the first layer's input.
         cols: width likewise.
         frames: number of frames, reference frames included.
-        density: computed share of output pixels in [0, 1] before blocks: every layer's count over all gated frames is
-            density x pixels x frames, rounded once, and on each frame it is within one pixel of its share.
+        density: computed share of output pixels in [0, 1], blocks included: what a frame misses or exceeds because
+            blocks are whole is made up on the next, so that over all gated frames every layer is within half a block.
         cluster_pixels: correlation length in input pixels; 0: every pixel for itself.
-        block: output pixels that share a decision, one number or (rows, cols); larger blocks raise the density.
+        block: output pixels that share a decision, one number or (rows, cols).
         seed: whole number >= 0; the same seed gives the same masks on every machine.
         update: the update form.
         gate: what the masks cost; "mask": nothing.
@@ -131,22 +131,16 @@ def smooth_noise(rows: int, cols: int, cluster_pixels: float, generator: np.rand
     return np.fft.irfft2(np.fft.rfft2(noise) * np.exp(exponent), s=(rows, cols))
 
 
-def highest(values: Field, count: int) -> Mask:
-    """Mark the `count` highest values; of equal ones the first in reading order."""
-    flat = values.ravel()
-    marked = np.zeros(flat.size, np.bool_)
-    if count > 0:
-        threshold = np.partition(flat, flat.size - count)[flat.size - count]
-        marked = flat > threshold
-        marked[np.flatnonzero(flat == threshold)[: count - int(marked.sum())]] = True
+def highest(values: Field, sizes: NDArray[np.int64], pixels: int) -> Mask:
+    """Mark the highest values, so many that their `sizes` add up to `pixels` as nearly as they can.
+
+    Of equal values the first in reading order; of two sums equally near the smaller.
+    """
+    order = np.argsort(-values.ravel(), kind="stable")
+    sums = np.concatenate([[0], np.cumsum(sizes.ravel()[order])])
+    marked = np.zeros(values.size, np.bool_)
+    marked[order[: int(np.argmin(np.abs(sums - pixels)))]] = True
     return marked.reshape(values.shape)
-
-
-def coarsen(pixels: Mask, block_rows: int, block_cols: int) -> Mask:
-    """Mark every block any of whose pixels is marked: bool [ceil(rows / block_rows), ceil(cols / block_cols)]."""
-    rows, cols = pixels.shape
-    tall = np.logical_or.reduceat(pixels, np.arange(0, rows, block_rows), axis=0)
-    return np.logical_or.reduceat(tall, np.arange(0, cols, block_cols), axis=1)
 
 
 def _masks(
@@ -158,12 +152,16 @@ def _masks(
         size = layer.out_rows, layer.out_cols
         if size in by_size:
             continue
+        row_starts, col_starts = np.arange(0, size[0], layer.block_rows), np.arange(0, size[1], layer.block_cols)
+        sizes = np.outer(np.diff([*row_starts, size[0]]), np.diff([*col_starts, size[1]]))
         mask = np.ones((frames, layer.grid_rows, layer.grid_cols), np.bool_)
+        taken = 0
         gated_frames = (frame for frame in range(frames) if frame not in reference_frames)
         for done, frame in enumerate(gated_frames):
-            count = _rounded(density * layer.out_pixels * (done + 1)) - _rounded(density * layer.out_pixels * done)
-            pixels = highest(field.sample(frame, *size), count)
-            mask[frame] = coarsen(pixels, layer.block_rows, layer.block_cols)
+            tall = np.maximum.reduceat(field.sample(frame, *size), row_starts, axis=0)
+            peaks = np.maximum.reduceat(tall, col_starts, axis=1)
+            mask[frame] = highest(peaks, sizes, _rounded(density * layer.out_pixels * (done + 1)) - taken)
+            taken += int(sizes[mask[frame]].sum())
         by_size[size] = mask
     return [by_size[layer.out_rows, layer.out_cols] for layer in layers]
 

@@ -115,8 +115,8 @@ def _csv_entry(where: str, cells: dict[str, str]) -> _Entry:
         "in_rows": height,
         "in_cols": width,
         "out_channels": filters,
-        "out_rows": (height - kernel_rows) // stride + 1,
-        "out_cols": (width - kernel_cols) // stride + 1,
+        "out_rows": -(-(height - kernel_rows) // stride) + 1,  # SCALE-Sim rounds up where the stride leaves a rest
+        "out_cols": -(-(width - kernel_cols) // stride) + 1,
         "kernel_rows": kernel_rows,
         "kernel_cols": kernel_cols,
         "stride_rows": stride,

@@ -1,0 +1,66 @@
+"""Labels of the user's own clips: joints in an .npz file, to score a recording with."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipsim.errors import InputError, nearest
+from skipsim.traces.datasets import Clip
+from skipsim.traces.quality import pose_scorer
+
+NAMES = ("joints", "visible", "scale")
+
+
+def label_scorer(
+    path: str | Path, rows: int, cols: int, frames: int | None = None
+) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """Return a function that scores a network's heat maps against a labels file, as `record(quality=...)` takes it.
+
+    Args:
+        path: .npz with `joints`, float [frames, joints, 2], (x, y) in pixels of the video as it is, and optionally
+            `visible`, bool [frames, joints], and `scale`, float [frames], what distances are divided by in PCK;
+            default: all visible, and the greater side of the box around the frame's joints.
+        rows: height of the video in pixels; heat maps of any size are brought to it.
+        cols: width likewise.
+        frames: use the first so many labels only.
+
+    Raises:
+        InputError: not such a file, or arrays that do not fit together.
+    """
+    arrays = {name: array[:frames] for name, array in _read(Path(path)).items()}
+    joints = arrays["joints"].astype(np.float32)
+    if joints.ndim != 3 or joints.shape[2] != 2 or not np.isfinite(joints).all():
+        raise InputError(f"labels {path}: joints must be finite numbers [frames, joints, 2], got {list(joints.shape)}")
+    box = np.concatenate((joints.min(axis=1), joints.max(axis=1)), axis=1)
+    visible = arrays.get("visible", np.ones(joints.shape[:2], np.bool_))
+    scale = arrays.get("scale", np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]))
+    for name, array, shape in (("visible", visible, joints.shape[:2]), ("scale", scale, joints.shape[:1])):
+        if array.shape != shape:
+            raise InputError(f"labels {path}: {name} must have shape {list(shape)}, got {list(array.shape)}")
+    pictures = np.broadcast_to(np.uint8(0), (len(joints), rows, cols, 3))  # only their size is asked for
+    labelled = Clip(pictures, joints, visible.astype(np.bool_), box, scale.astype(np.float32), "own", 0)
+    return pose_scorer(labelled)
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise InputError(f"labels {path}: no such file")
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = {name: content[name] for name in content.files}
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile):
+        raise InputError(f"labels {path}: must be an .npz file of arrays {', '.join(NAMES)}") from None
+    for name in arrays:
+        if name not in NAMES:
+            raise InputError(f"labels {path}: unknown array {name!r}; {nearest(name, NAMES)}")
+    if "joints" not in arrays:
+        raise InputError(f"labels {path}: array 'joints' is missing")
+    if arrays["joints"].dtype.kind not in "fiu":
+        raise InputError(f"labels {path}: joints must be numbers, got {arrays['joints'].dtype}")
+    return arrays

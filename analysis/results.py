@@ -1,0 +1,196 @@
+"""The results table: one row per recording, machine and tile; units in the column names.
+
+latency, energy and bytes are those of the mean frame; shares are of the cycles of all cores; `quality_drop` is in
+points, 100 x (dense - gated). `loop` says how accuracy and masks belong together: "closed" = this block size was
+recorded, so both are its own; otherwise the trace's kind ("synthetic", "topology"), which has no accuracy. A row whose
+job failed has its reason in `error`, which is "" otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skipsim.atomic import replacing
+from skipsim.errors import InputError
+from skipsim.simulator.counters import CAUSES
+from skipsim.simulator.report import Report
+from skipsim.simulator.tiles import MODEL_VERSION
+from skipsim.traces.trace import Trace
+
+RESULTS = "results.parquet"
+
+# What a recording is called, what a simulation is called, what came out. Values: "text", "whole" or "real".
+RECORDING_COLUMNS = {
+    "study": "text",
+    "network": "text",
+    "clip": "text",
+    "gate": "text",
+    "threshold": "real",
+    "block": "text",
+    "block_rows": "whole",
+    "block_cols": "whole",
+    "update": "text",
+    "reset_every": "whole",
+}
+SIMULATION_COLUMNS = {"hardware": "text", "tile": "text"}  # then one column per dotted hardware key of the study
+TRACE_COLUMNS = {
+    "loop": "text",
+    "frames": "whole",
+    "quality_metric": "text",
+    "quality": "real",
+    "dense_quality": "real",
+    "quality_drop": "real",
+}
+OUTCOME_COLUMNS = {
+    "chosen_tile": "text",  # what "auto" found
+    "density": "real",  # share of the dense MACs that the gates ask for
+    "effective_density": "real",  # share of the dense MACs in active tiles: what is computed
+    "mac_reduction": "real",
+    "speedup": "real",
+    "realised": "real",
+    "latency_ms": "real",
+    "dense_latency_ms": "real",
+    "energy_uj": "real",
+    "dense_energy_uj": "real",
+    "area_mm2": "real",
+    "dram_read_mb": "real",
+    "dram_write_mb": "real",
+    "dense_dram_read_mb": "real",
+    "dense_dram_write_mb": "real",
+    "cycles": "whole",  # of the whole clip
+    "dense_cycles": "whole",
+    **{f"cause_{cause}_share": "real" for cause in CAUSES},
+    **{f"dense_cause_{cause}_share": "real" for cause in CAUSES},
+}
+KEY_COLUMNS = {"job_key": "text", "trace_hash": "text", "model_version": "whole", "error": "text"}
+COLUMNS = {**RECORDING_COLUMNS, **SIMULATION_COLUMNS, **TRACE_COLUMNS, **OUTCOME_COLUMNS, **KEY_COLUMNS}
+DTYPES: dict[str, Any] = {"text": "object", "whole": "Int64", "real": "float64"}
+
+
+def outcome_of(report: Report) -> dict[str, Any]:
+    """Return the outcome columns of one simulation."""
+    dense = report.dense
+    assert dense is not None, "a gated report has its dense one"
+    outcome = {
+        "chosen_tile": report.tile,
+        "density": report.density,
+        "effective_density": report.effective_density,
+        "mac_reduction": report.mac_reduction,
+        "speedup": report.speedup,
+        "realised": report.realised,
+        "area_mm2": report.area_mm2,
+    }
+    for prefix, one in (("", report), ("dense_", dense)):
+        total = max(1, sum(one.causes.values()))
+        outcome |= {
+            f"{prefix}latency_ms": one.latency_ms_per_frame,
+            f"{prefix}energy_uj": one.energy_uj / one.frames,
+            f"{prefix}dram_read_mb": one.dram_read_bytes / one.frames / 1e6,
+            f"{prefix}dram_write_mb": one.dram_write_bytes / one.frames / 1e6,
+            f"{prefix}cycles": one.cycles,
+            **{f"{prefix}cause_{cause}_share": cycles / total for cause, cycles in one.causes.items()},
+        }
+    return outcome
+
+
+def trace_columns(trace: Trace) -> dict[str, Any]:
+    """Return the trace columns, with the quality that the trace carries."""
+    kind = trace.origin.get("kind", "unknown")
+    metric = trace.quality.get("headline", "agreement" if "agreement" in trace.quality else "")
+    quality = trace.quality.get(metric, math.nan)
+    dense = trace.quality.get(f"dense_{metric}", 1.0 if metric == "agreement" else math.nan)
+    return {
+        "loop": "closed" if kind == "recorded" else kind,
+        "frames": trace.frames,
+        "quality_metric": metric,
+        "quality": quality,
+        "dense_quality": dense,
+        "quality_drop": 100 * (dense - quality),
+        "trace_hash": trace.hash,
+    }
+
+
+def recording_columns(trace: Trace) -> dict[str, Any]:
+    """Return the recording columns of a trace that was not recorded by the study, from its origin and layers."""
+    gated = [layer for layer in trace.layers if layer.gate != "none"]
+    blocks = {(layer.block_rows, layer.block_cols) for layer in gated} or {(1, 1)}
+    gates = {layer.gate for layer in gated} or {"none"}
+    threshold = trace.origin.get("parameters", {}).get("threshold", math.nan)
+    return {
+        "network": str(trace.origin.get("network", "")),
+        "clip": trace.path.name if trace.path else "",
+        "gate": "+".join(sorted(gates)),
+        "threshold": threshold if isinstance(threshold, int | float) else math.nan,
+        **block_columns(blocks.pop() if len(blocks) == 1 else None),
+        "update": trace.update,
+        "reset_every": trace.origin.get("reset_every") or 0,
+    }
+
+
+def block_columns(block: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the columns of a block size; None: it differs between layers."""
+    if block is None:
+        return {"block": "mixed", "block_rows": None, "block_cols": None}
+    return {"block": f"{block[0]}x{block[1]}", "block_rows": block[0], "block_cols": block[1]}
+
+
+def make_table(rows: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()) -> pd.DataFrame:
+    """Make the table: columns in their order, types that do not depend on which rows failed."""
+    extra = list(overrides)
+    rows = [{"model_version": MODEL_VERSION, "error": "", **row} for row in rows]
+    columns: dict[str, Any] = {}
+    for name in [*RECORDING_COLUMNS, *SIMULATION_COLUMNS, *extra, *TRACE_COLUMNS, *OUTCOME_COLUMNS, *KEY_COLUMNS]:
+        values = [row.get(name) for row in rows]
+        kind = COLUMNS.get(name) or _kind(values)
+        missing: Any = {"text": "", "whole": pd.NA, "real": math.nan}[kind]
+        values = [missing if value is None else value for value in values]
+        columns[name] = pd.Series([str(value) for value in values] if kind == "text" else values, dtype=DTYPES[kind])
+    return pd.DataFrame(columns)
+
+
+def _kind(values: list[Any]) -> str:
+    """Return the kind of a hardware key's column: numbers where all values are, otherwise text."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return "text"
+    return "whole" if all(isinstance(value, int) for value in values) else "real"
+
+
+def write_results(directory: Path, table: pd.DataFrame) -> None:
+    """Write the table into a study's folder, whole or not at all; the same table gives the same bytes."""
+    with replacing(directory / RESULTS) as temporary:
+        table.to_parquet(temporary, engine="fastparquet", index=False, compression="snappy")
+
+
+def read_results(directory: str | Path) -> pd.DataFrame:
+    """Read the table of a finished study; anything wrong with the folder is an InputError."""
+    directory = Path(directory)
+    file = directory / RESULTS
+    if not directory.is_dir():
+        raise InputError(f"results folder {directory}: {'not a folder' if directory.exists() else 'no such folder'}")
+    if not file.is_file():
+        unfinished = (directory / "study.toml").is_file()
+        rule = "the study is not finished; run its sweep again" if unfinished else "not the output of a sweep"
+        raise InputError(f"results folder {directory}: no {RESULTS}: {rule}")
+    try:
+        table = pd.read_parquet(file, engine="fastparquet")
+    except Exception as error:  # fastparquet raises whatever it stumbles over
+        raise InputError(f"{file}: not a readable table: {type(error).__name__}: {error}") from None
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise InputError(f"{file}: not the table of a sweep: column {missing[0]!r} is missing")
+    for name, kind in COLUMNS.items():
+        table[name] = table[name].astype(DTYPES[kind])
+    for name in overrides_of(table):
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = table[name].astype("object")
+    return table
+
+
+def overrides_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns that are dotted hardware keys."""
+    return [str(name) for name in table if name not in COLUMNS]
