@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -44,6 +45,11 @@ class CommandLine(click.Group):
         except click.Abort:
             _complain("stopped")
             code = 1
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            _complain("this command needs PyTorch: pip install 'skipsim[torch]'")
+            code = 2
         except OSError as error:
             _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
             code = 2 if isinstance(error, USAGE_ERRORS) else 1
@@ -79,6 +85,14 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             settings[key.strip()] = text.strip()
     return settings
+
+
+def _pair(option: str, text: str) -> tuple[int, int]:
+    """Read "8" as (8, 8) and "8x4" as (8, 4)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise InputError(f"{option} {text!r}: must be a whole number >= 1, or ROWSxCOLS, for example 4 or 4x8")
+    return int(sides[0]), int(sides[-1])
 
 
 def _hardware(name: str, settings: Sequence[str]) -> Hardware:
@@ -142,15 +156,210 @@ def demo(out: Path, workers: int | None) -> None:
 @click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
 @click.option("--reset-every", type=int, help="Compute every so many frames densely again.")
 @click.option("--frames", type=int, help="Stop after so many frames.")
-@click.option("--size", metavar="RxC", help="Resize the frames to rows x cols.")
+@click.option("--size", metavar="RxC", help="Resize frames to rows x cols; default for a shipped network: its own.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a PyTorch file of tensors.")
-@click.option("--labels", type=click.Path(path_type=Path), help=".npz with joints, and visible and scale if known.")
+@click.option("--labels", type=click.Path(path_type=Path), help="An .npz file with joints, see README: file formats.")
 @click.option("--agreement/--no-agreement", default=True, show_default=True, help="Compare with the dense network.")
 @AS_JSON
-def record(model: str, video: str, out: Path, as_json: bool, **options: Any) -> None:
+def record(model: str, video: str, out: Path, as_json: bool, block: str, size: str | None, **options: Any) -> None:
     """Run MODEL with gates on VIDEO and record which blocks it computed.
 
     MODEL is a network's name (pose_small, ...) or package.module:function, a function without arguments that returns
     an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array or a
-    procedural clip, pose:SEED[:CAMERA].
+    procedural clip, pose:SEED[:CAMERA] or pose:test[:COUNT].
     """
+    from skipsim.analysis.record_clip import record_clip
+    from skipsim.analysis.summary import describe_trace, trace_facts
+
+    rows_cols = None if size is None else _pair("--size", size)
+    trace = record_clip(model, video, out, block=_pair("--block", block), size=rows_cols, **options)
+    if as_json:
+        _print_json(trace_facts(trace))
+    else:
+        click.echo(f"{describe_trace(trace)}\n\nnext: skipsim simulate {out} --hardware edge-npu")
+
+
+@main.command(epilog=_example("skipsim train pose_small --clips pose -o weights.safetensors --set steps=1200"))
+@click.argument("network")
+@click.option("--clips", default="pose", show_default=True, help="What to train on.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The weights: a .safetensors file.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the plan, e.g. seed=1.")
+@click.option("--restart", is_flag=True, help="Start again instead of going on from a checkpoint.")
+@AS_JSON
+def train(network: str, clips: str, out: Path, settings: Sequence[str], restart: bool, as_json: bool) -> None:
+    """Train NETWORK on procedural clips; after a kill, the same command goes on where the last checkpoint was."""
+    from skipsim.analysis.networks import build_network, check_network_name
+
+    plan = _settings(settings)
+    check_network_name(network)
+    from skipsim.traces.train import train as run
+
+    command = shlex.join(["skipsim", *sys.argv[1:]])
+    model = build_network(network) if ":" in network else network
+    report = run(model, clips, out, resume=not restart, progress=not as_json, command=command, **plan)
+    if as_json:
+        _print_json(report)
+    else:
+        scores = report["scores"]["all"]
+        click.echo(f"{out}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if name != "headline"))
+
+
+@main.group()
+def trace() -> None:
+    """Look into a trace: what is in it, is it intact, what do its masks look like."""
+
+
+@trace.command(epilog=_example("skipsim trace info pan.trace"))
+@click.argument("path", metavar="TRACE")
+@AS_JSON
+def info(path: str, as_json: bool) -> None:
+    """Say what is in TRACE, a trace folder or a topology file (.csv of SCALE-Sim, .onnx)."""
+    from skipsim.analysis.summary import describe_trace, trace_facts
+    from skipsim.traces.trace import load_trace
+
+    found = load_trace(path)
+    if as_json:
+        _print_json(trace_facts(found))
+    else:
+        click.echo(describe_trace(found))
+
+
+@trace.command(epilog=_example("skipsim trace check pan.trace"))
+@click.argument("path", metavar="TRACE")
+@AS_JSON
+def check(path: str, as_json: bool) -> None:
+    """Read all of TRACE and compare it with its checksums; exit code 2 if it is damaged."""
+    from skipsim.traces.trace import check as findings_of
+
+    findings = findings_of(path)
+    if as_json:
+        _print_json({"intact": not findings, "findings": findings})
+        sys.exit(2 if findings else 0)
+    if findings:
+        raise InputError(findings[0] + (f" (and {len(findings) - 1} more: --json)" if len(findings) > 1 else ""))
+    click.echo(f"{path}: intact")
+
+
+@trace.command(epilog=_example("skipsim trace masks pan.trace -o masks.png --video pose:2000000:pan"))
+@click.argument("path", metavar="TRACE")
+@click.option("-o", "--out", default="masks.png", show_default=True, type=click.Path(path_type=Path), help="Picture.")
+@click.option("--video", help="The clip that was recorded, to lay the masks over its frames.")
+def masks(path: str, out: Path, video: str | None) -> None:
+    """Draw the masks of TRACE over the frames of its clip."""
+
+
+@main.group()
+def hardware() -> None:
+    """List, show and check machines."""
+
+
+@hardware.command("list", epilog=_example("skipsim hardware list"))
+@AS_JSON
+def list_machines(as_json: bool) -> None:
+    """List the machines that come with skipsim."""
+    from skipsim.analysis.summary import describe_machines
+    from skipsim.hwmodels.hardware import load_hardware, machines
+
+    found = [load_hardware(name) for name in machines()]
+    if as_json:
+        _print_json([machine.model_dump() for machine in found])
+    else:
+        click.echo(describe_machines(found))
+
+
+@hardware.command(epilog=_example("skipsim hardware show edge-npu > my-machine.toml"))
+@click.argument("name", metavar="NAME|FILE")
+@AS_JSON
+def show(name: str, as_json: bool) -> None:
+    """Print a machine's file: every number with its source. A copy of it is the start of a machine of your own."""
+    from skipsim.hwmodels.hardware import load_hardware, machine_text
+
+    machine = load_hardware(name)
+    if as_json:
+        _print_json(machine.model_dump())
+    else:
+        click.echo(machine_text(name), nl=False)
+
+
+@hardware.command("check", epilog=_example("skipsim hardware check my-machine.toml"))
+@click.argument("file", metavar="FILE")
+@AS_JSON
+def check_machine(file: str, as_json: bool) -> None:
+    """Check every key and value of a machine's file."""
+    from skipsim.analysis.summary import describe_machines
+    from skipsim.hwmodels.hardware import load_hardware
+
+    machine = load_hardware(file)
+    if as_json:
+        _print_json(machine.model_dump())
+    else:
+        click.echo(f"{file}: ok\n\n{describe_machines([machine])}")
+
+
+@main.command(
+    epilog=_example(
+        "skipsim simulate pan.trace --hardware edge-npu --tile 8x8",
+        "skipsim simulate resnet.csv --hardware my.toml --set dram.bytes_per_cycle=8 --json",
+    )
+)
+@click.argument("path", metavar="TRACE|TOPOLOGY")
+@HARDWARE
+@SET
+@click.option("--tile", default="auto", show_default=True, help="RxC output pixels, full (the whole map), or auto.")
+@click.option("--dense", is_flag=True, help="Simulate the dense schedule only.")
+@click.option("--engine", default="fast", show_default=True, help="fast, or reference: the slow definition of time.")
+@AS_JSON
+def simulate(
+    path: str, hardware: str, settings: Sequence[str], tile: str, dense: bool, engine: str, as_json: bool
+) -> None:
+    """Say how long TRACE takes on a machine, against the dense schedule there, and where the cycles go."""
+    from skipsim.simulator.simulate import simulate as run
+    from skipsim.traces.trace import load_trace
+
+    machine = _hardware(hardware, settings)
+    found = load_trace(path)
+    with _working("simulating"):
+        report = run(found, machine, tile=tile, engine=engine, dense=dense)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from skipsim.analysis.summary import describe_report
+
+        click.echo(describe_report(report, str(found.origin.get("network", path))))
+
+
+@main.command(epilog=_example("skipsim sweep study.toml -o study --workers 4"))
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder; default: the study's name without .toml.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be recorded and simulated.")
+@AS_JSON
+def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_json: bool) -> None:
+    """Run every combination of a study, or what is missing of it: kill it whenever you like and start it again."""
+    from skipsim.analysis.sweep import sweep as run
+
+    out = out or study.with_suffix("")
+    table = run(study, out, workers)
+    failed = table[table["error"] != ""]
+    if as_json:
+        click.echo(table.to_json(orient="records", indent=1))
+    else:
+        click.echo(f"{len(table) - len(failed)} results in {out}\n\nnext: skipsim plot {out}")
+    if len(failed):
+        _complain(f"{len(failed)} of {len(table)} runs failed, the first: {failed['error'].iloc[0]}")
+        sys.exit(1)
+
+
+@main.command(epilog=_example("skipsim plot study"))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+def plot(directory: Path) -> None:
+    """Draw the figures of a finished study into its folder."""
+
+
+@main.command(epilog=_example("skipsim recommend study --hardware edge-npu --max-drop 0.5"))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--hardware", required=True, help="A machine of the study.")
+@click.option("--max-drop", default=1.0, show_default=True, help="Accuracy that may be lost, in points.")
+@AS_JSON
+def recommend(directory: Path, hardware: str, max_drop: float, as_json: bool) -> None:
+    """Name the fastest choice of a study that loses at most so much accuracy."""

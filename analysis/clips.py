@@ -30,7 +30,7 @@ def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None
     """Open a clip by name or path.
 
     Args:
-        name: labelled procedural clips, "pose:SEED[:CAMERA]" or "pose:SPLIT[:COUNT[:FIRST]]" (COUNT clips of a split, one
+        name: labelled procedural clips, "pose:SEED[:CAMERA]" or "pose:SPLIT[:COUNT[:FIRST]]" (COUNT clips, one
             after the other), or what `read_frames` takes.
         frames: at most so many of every clip.
         size: (rows, cols) of the frames.

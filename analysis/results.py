@@ -194,3 +194,36 @@ def read_results(directory: str | Path) -> pd.DataFrame:
 def overrides_of(table: pd.DataFrame) -> list[str]:
     """Return the columns that are dotted hardware keys."""
     return [str(name) for name in table if name not in COLUMNS]
+
+
+def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per configuration: the mean over its clips. Failed rows, and configurations with one, are left out.
+
+    The mean is that of frames of every clip with equal weight: times, bytes, energies, densities and qualities are
+    averaged; ratios and shares are those of the averages. `clip` names the clip, or says how many there are.
+    """
+    clips = table["clip"].nunique()
+    failed = table[table["error"] != ""]
+    table = table[table["error"] == ""].copy()
+    keys = [name for name in (*RECORDING_COLUMNS, *SIMULATION_COLUMNS, *overrides_of(table)) if name != "clip"]
+    if len(failed):
+        marked = failed[keys].drop_duplicates().assign(failed=True)
+        table = table.merge(marked, on=keys, how="left")
+        table = table[table.pop("failed").isna()].reset_index(drop=True)
+    if clips <= 1 or table.empty:
+        return table.reset_index(drop=True)
+    gated, dense = table["latency_ms"], table["dense_latency_ms"]
+    shares = {name: dense if name.startswith("dense") else gated for name in table if str(name).endswith("_share")}
+    for name, weight in shares.items():
+        table[name] *= weight
+    table["mac_reduction"] = 1 / table["mac_reduction"]
+    means = {name: "mean" if COLUMNS.get(name) == "real" else "first" for name in table if name not in keys}
+    grouped = table.groupby(keys, sort=False, dropna=False)
+    mean = grouped.agg(means).reset_index()
+    for name in shares:
+        mean[name] /= mean["dense_latency_ms" if str(name).startswith("dense") else "latency_ms"]
+    mean["mac_reduction"] = 1 / mean["mac_reduction"]
+    mean["speedup"] = mean["dense_latency_ms"] / mean["latency_ms"]
+    mean["realised"] = mean["speedup"] / mean["mac_reduction"]
+    mean["clip"] = f"{clips} clips"
+    return mean[list(table.columns)]

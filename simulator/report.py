@@ -165,7 +165,9 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for `--json`."""
         dense = self.dense or self
-        rows = self.layers.to_dict("records")
+        rows: list[dict[str, Any]] = [
+            {str(key): value for key, value in row.items()} for row in self.layers.to_dict("records")
+        ]
         return {
             "hardware": self.hardware.name,
             "tile": self.tile,

@@ -13,6 +13,8 @@ from skipsim.traces.trace import Trace
 # Which hardware updates compute what a trace's update form computed; the first is what "auto" takes.
 FITTING = {"recompute": ("recompute",), "previous": ("difference", "delta"), "accumulate": ("difference", "delta")}
 
+KEPT_ON_REFERENCE_FRAMES = ("writes_reference", "input_in_dram", "output_in_dram", "reference_in_dram")
+
 
 def hardware_update(trace: Trace, hardware: Hardware) -> str:
     """Return what moves per active tile, and check that it fits what the network computed."""
@@ -43,14 +45,9 @@ def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
     return _resident_state(trace.layers, hardware, wanted, keeps_reference)
 
 
-def reference_traffic(gated: list[Traffic]) -> list[Traffic]:
-    """Return what every layer moves on a reference frame: everything is computed, and the state that gates need is renewed."""
-    return [Traffic(
-        writes_reference=one.writes_reference,
-        input_in_dram=one.input_in_dram,
-        output_in_dram=one.output_in_dram,
-        reference_in_dram=one.reference_in_dram,
-    ) for one in gated]  # fmt: skip
+def reference_traffic(gated: tuple[Traffic, ...]) -> tuple[Traffic, ...]:
+    """Return what every layer moves on a reference frame: all is computed, and gates' references renewed."""
+    return tuple(replace(Traffic(), **{name: getattr(one, name) for name in KEPT_ON_REFERENCE_FRAMES}) for one in gated)
 
 
 def _map_bytes(layer: Layer, hardware: Hardware) -> tuple[int, int]:

@@ -1,0 +1,82 @@
+"""record_clip: a network and a clip, both by name, to a trace on disk."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+from skipsim.analysis.clips import load_clip
+from skipsim.analysis.labels import label_scorer
+from skipsim.analysis.networks import build_network, check_network_name
+from skipsim.analysis.recordings import quality_of
+from skipsim.errors import InputError
+from skipsim.traces.models import MODELS
+from skipsim.traces.trace import Trace
+from skipsim.traces.video import read_frames
+
+
+def record_clip(
+    network: str,
+    clip: str,
+    out: str | Path,
+    *,
+    gate: str = "input_norm",
+    threshold: float | None = None,
+    block: tuple[int, int] = (1, 1),
+    update: str = "recompute",
+    reset_every: int | None = None,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    weights: str | Path | None = None,
+    labels: str | Path | None = None,
+    agreement: bool = True,
+) -> Trace:
+    """Record a clip and write the trace; whatever can be wrong is checked before the first frame runs.
+
+    Args:
+        network: a registered name, or "package.module:factory" with modules of the current folder.
+        clip: what `load_clip` takes; procedural clips are scored by themselves.
+        out: the trace's folder.
+        gate: a name in GATES, or "none": the dense network.
+        threshold: of the gate.
+        block: output pixels (rows, cols) that share a decision.
+        update: the update form.
+        reset_every: frames between reference frames; None or 0: only the first is one.
+        frames: at most so many of every clip.
+        size: (rows, cols) to resize frames to; None: a registered network's usual size, otherwise as they are.
+        weights: a file; None: those that ship with the network, or that the factory gave it.
+        labels: joints of an own clip, see `label_scorer`.
+        agreement: whether to run the dense network beside it and compare.
+    """
+    check_network_name(network)
+    usual = MODELS.get(network)
+    loaded = load_clip(clip, frames, size or ((usual.rows, usual.cols) if usual else None))
+    pictures = iter(loaded.frames)
+    first = next(pictures)
+    if labels is None:
+        quality = quality_of(loaded)
+    elif loaded.labelled:
+        raise InputError(f"labels {labels}: clip {clip!r} has labels of its own")
+    else:
+        rows, cols = next(read_frames(clip, limit=1)).shape[:2]
+        quality = label_scorer(labels, rows, cols, frames)
+
+    from skipsim.traces.gates import make_gate
+    from skipsim.traces.record import record
+
+    parameters = {} if threshold is None else {"threshold": threshold}
+    chosen = None if gate == "none" else make_gate(gate, block=block, **parameters)
+    if chosen is None and (threshold is not None or reset_every):
+        raise InputError("gate 'none': computes everything, so it takes no threshold and no reset_every")
+    return record(
+        build_network(network, weights),
+        chain([first], pictures),
+        chosen,
+        update=update,
+        reset_every=reset_every or None,
+        cuts=loaded.cuts,
+        out=out,
+        quality=quality,
+        agreement=agreement and chosen is not None,
+        network=network,
+    )

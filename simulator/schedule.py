@@ -1,0 +1,98 @@
+"""Schedule: a trace laid out on a machine, one table of tiles per frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipsim.hwmodels.hardware import Hardware
+from skipsim.simulator.baseline import WHOLE_MAP, dense_tile
+from skipsim.simulator.lowering import lower
+from skipsim.simulator.plan import Tile, Traffic, plan, plan_arrays
+from skipsim.simulator.residency import dense_traffic, gated_traffic, reference_traffic
+from skipsim.simulator.tiles import Tiles
+from skipsim.traces.trace import Trace
+
+NO_BITS = np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Tile size and traffic of every layer; `tiles(frame)` makes the table that an engine runs.
+
+    Layers without a gate, and all layers on reference frames, run at the dense schedule's own best tile.
+    """
+
+    trace: Trace
+    hardware: Hardware
+    sizes: tuple[Tile, ...]
+    traffic: tuple[Traffic, ...]
+
+    def tiles(self, frame: int) -> Tiles:
+        """Return the table of one frame."""
+        if not any(one.gated for one in self.traffic):
+            return self._whole
+        if self.trace.reference(frame):
+            return self._renewed
+        return lower(self.trace.frame_bits(frame), self._offsets, *self._arrays)
+
+    def same_as(self, frame: int) -> int | None:
+        """Return which earlier frame has the same table for certain, if any: frames without masks are all alike."""
+        if not any(one.gated for one in self.traffic):
+            return 0 if frame else None
+        first = self.trace.reference_frames[0] if self.trace.reference_frames else frame
+        return first if self.trace.reference(frame) and frame != first else None
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        return np.array(self.trace.mask_bits, np.int64)
+
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        return self._planned(self.sizes, self.traffic)
+
+    @cached_property
+    def _whole(self) -> Tiles:
+        return lower(NO_BITS, self._offsets, *self._arrays)
+
+    @cached_property
+    def _renewed(self) -> Tiles:
+        traffic = reference_traffic(self.traffic)
+        return lower(NO_BITS, self._offsets, *self._planned(self._dense_sizes(traffic), traffic))
+
+    def _dense_sizes(self, traffic: tuple[Traffic, ...]) -> tuple[Tile, ...]:
+        return tuple(
+            dense_tile(layer, self.hardware, one) for layer, one in zip(self.trace.layers, traffic, strict=True)
+        )
+
+    def _planned(
+        self, sizes: tuple[Tile, ...], traffic: tuple[Traffic, ...]
+    ) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        layers = zip(self.trace.layers, sizes, traffic, strict=True)
+        return plan_arrays([plan(layer, self.hardware, size, one) for layer, size, one in layers])
+
+
+def gated_schedule(trace: Trace, hardware: Hardware, tile: Tile) -> Schedule:
+    """Lay out a trace at one tile size; if no layer is gated, `tile` holds for all of them."""
+    traffic = tuple(gated_traffic(trace, hardware))
+    any_gated = any(one.gated for one in traffic)
+    sizes = tuple(
+        tile if one.gated or not any_gated else dense_tile(layer, hardware, one)
+        for layer, one in zip(trace.layers, traffic, strict=True)
+    )
+    return Schedule(trace, hardware, sizes, traffic)
+
+
+def dense_schedule(trace: Trace, hardware: Hardware, tile: Tile | None = None) -> Schedule:
+    """Lay out the dense network: no gate, no index, no state; at `tile`, or each layer at its own best."""
+    traffic = tuple(dense_traffic(trace.layers, hardware))
+    sizes = tuple(tile or dense_tile(layer, hardware, one) for layer, one in zip(trace.layers, traffic, strict=True))
+    return Schedule(trace, hardware, sizes, traffic)
+
+
+def tile_name(tile: Tile) -> str:
+    """Return "8x8", or "full" for the whole map."""
+    return "full" if tile == WHOLE_MAP else f"{tile[0]}x{tile[1]}"

@@ -1,0 +1,124 @@
+"""Timeline: one simulated frame as a Chrome trace, which Perfetto and speedscope open.
+
+Cores are processes; their gather unit, array and scatter unit are threads. The share of the memory port in use is a
+counter. Times are microseconds of the machine.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipsim.atomic import replacing
+from skipsim.errors import InputError
+from skipsim.simulator import fast
+from skipsim.simulator.counters import Counters, E
+from skipsim.simulator.schedule import Schedule
+from skipsim.simulator.tiles import LAST, R, S, Tiles, machine
+
+GATHER, ARRAY, SCATTER = range(3)
+UNITS = ("gather", "array", "scatter")
+PHASES = {  # thread -> (slice, begin, end)
+    GATHER: (
+        ("weights", "gather_begin", "weights_end"),
+        ("wait for index", "weights_end", "issue_begin"),
+        ("set up", "issue_begin", "request"),
+        ("wait for memory", "request", "grant"),
+        ("transfer", "grant", "gather_end"),
+    ),
+    ARRAY: (("compute", "compute_begin", "compute_end"),),
+    SCATTER: (
+        ("set up", "scatter_begin", "write_request"),
+        ("wait for memory", "write_request", "write_grant"),
+        ("transfer", "write_grant", "scatter_end"),
+    ),
+}
+COUNTER_SAMPLES = 500
+
+
+def write_timeline(path: str | Path, schedule: Schedule, frame: int) -> None:
+    """Write the timeline of one frame as Chrome trace JSON; a name that ends in .gz is compressed."""
+    path = Path(path)
+    if not 0 <= frame < schedule.trace.frames:
+        raise InputError(f"timeline: frame must be in 0..{schedule.trace.frames - 1}, got {frame}")
+    if not path.parent.is_dir():
+        raise InputError(f"timeline {str(path)!r}: no such folder: {path.parent}")
+    text = json.dumps(
+        {"displayTimeUnit": "ns", "traceEvents": list(timeline_events(schedule, frame))}, separators=(",", ":")
+    )
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+def timeline_events(schedule: Schedule, frame: int) -> Iterator[dict[str, Any]]:
+    """Yield Chrome trace events: names, one slice per phase of every tile (per pass on the array), the counter."""
+    tiles, hardware = schedule.tiles(frame), schedule.hardware
+    counters = fast.run(tiles, machine(hardware), events=True)
+    names = [layer.name if not layer.call else f"{layer.name}@{layer.call}" for layer in schedule.trace.layers]
+    per_microsecond = hardware.clock_hz / 1e6
+    for core in range(hardware.cores):
+        yield {"ph": "M", "name": "process_name", "pid": core, "args": {"name": f"{hardware.name} core {core}"}}
+        for thread, unit in enumerate(UNITS):
+            yield {"ph": "M", "name": "thread_name", "pid": core, "tid": thread, "args": {"name": unit}}
+    for name, core, thread, begin, end, layer in _slices(tiles, counters, names, hardware.cores):
+        yield {
+            "ph": "X", "name": name, "pid": core, "tid": thread, "args": {"layer": layer},
+            "ts": begin / per_microsecond, "dur": (end - begin) / per_microsecond,
+        }  # fmt: skip
+    for since, share in _port_use(tiles, counters):
+        yield {
+            "ph": "C", "name": "memory port in use, percent", "pid": 0, "ts": since / per_microsecond,
+            "args": {"percent": round(100 * share, 1)},
+        }  # fmt: skip
+
+
+def _slices(
+    tiles: Tiles, counters: Counters, names: list[str], cores: int
+) -> Iterator[tuple[str, int, int, int, int, str]]:
+    """Yield (name, core, thread, begin, end, layer); phases of no length are left out."""
+    assert counters.events is not None, "run with events"
+    for number, stage in enumerate(tiles.stages.tolist()):
+        at, layer = int(counters.begin[number]), names[number]
+        ready = int(counters.end[number]) - int(counters.causes[number, 0].sum())
+        assert ready == at, "causes sum to the stage"
+        gate = int(counters.causes[number, 0, 1])  # the same on every core
+        for name, cycles in (("launch", stage[S["launch"]]), ("gate", gate), ("scan mask", stage[S["index"]])):
+            for core in range(cores if cycles else 0):
+                yield f"{name}: {layer}", core, ARRAY, at, at + cycles, layer
+            at += cycles
+        first = stage[S["first_row"]]
+        for row in range(first, first + stage[S["rows"]]):
+            event = counters.events[row].tolist()
+            for thread, phases in PHASES.items():
+                if thread == ARRAY and not tiles.rows[row, R["flags"]] & LAST:
+                    continue
+                for name, begin, end in phases:
+                    if event[E[end]] > event[E[begin]]:
+                        title = layer if thread == ARRAY else name
+                        yield title, event[E["core"]], thread, event[E[begin]], event[E[end]], layer
+
+
+def _port_use(tiles: Tiles, counters: Counters) -> Iterator[tuple[float, float]]:
+    """Yield (cycle, share of the port in use from there on), in equal steps; weights and gate reads left out."""
+    assert counters.events is not None, "run with events"
+    if not counters.cycles:
+        return
+    edges = np.linspace(0, counters.cycles, COUNTER_SAMPLES + 1)
+    busy = np.zeros(COUNTER_SAMPLES + 1)
+    for grant, hold in (("grant", "read"), ("write_grant", "write")):
+        begin = counters.events[:, E[grant]].astype(float)
+        end = begin + tiles.rows[:, R[hold]]
+        order_begin, order_end = np.sort(begin), np.sort(end)
+        # Busy cycles before an edge = sum of min(edge, end) - min(edge, begin) over all transfers.
+        for values, sign in ((order_end, 1), (order_begin, -1)):
+            sums = np.concatenate([[0.0], np.cumsum(values)])
+            passed = np.searchsorted(values, edges, side="right")
+            busy += sign * (sums[passed] + edges * (len(values) - passed))
+    step = counters.cycles / COUNTER_SAMPLES
+    for edge, cycles in zip(edges[:-1], np.diff(busy), strict=True):
+        yield float(edge), float(cycles) / step

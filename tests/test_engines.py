@@ -1,0 +1,279 @@
+"""Do the two engines agree, bit for bit, on any table: zeros, ties, several cores, stages and buffer parts?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipsim.hwmodels.hardware import Hardware, load_hardware
+from skipsim.simulator import fast, reference
+from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, Counters
+from skipsim.simulator.lowering import lower
+from skipsim.simulator.plan import Traffic, plan, plan_arrays
+from skipsim.simulator.tiles import (
+    INPUT,
+    LAST,
+    OUTPUT,
+    ROW_COLUMNS,
+    STAGE_COLUMNS,
+    UNIT,
+    WORK_COLUMNS,
+    Machine,
+    R,
+    S,
+    Tiles,
+    machine,
+)
+from skipsim.traces.layer import Layer
+from skipsim.traces.synthetic import synthetic_trace
+
+# Short times make ties, long ones make queues; zero is a time of its own.
+cycles = st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 60))
+
+ROW_TIMES = ("index", "gather", "gather_port", "read", "scatter", "scatter_port", "write")
+STAGE_TIMES = ("launch", "gate", "gate_read", "index", "prefetch_port", "prefetch_read")
+
+
+@dataclass(frozen=True)
+class RandomPass:
+    """One run of the array, and times of its rows; whether it takes new buffer parts (a unit's first pass always does)."""
+
+    group: int
+    weight_port: int
+    weight_read: int
+    new_input: bool
+    new_output: bool
+    compute: int
+    rows: list[tuple[int, ...]]
+
+
+passes = st.builds(
+    RandomPass,
+    group=st.integers(0, 2),
+    weight_port=cycles,
+    weight_read=cycles,
+    new_input=st.booleans(),
+    new_output=st.booleans(),
+    compute=cycles,
+    rows=st.lists(st.tuples(*[cycles] * len(ROW_TIMES)), min_size=1, max_size=3),
+)
+units = st.lists(passes, min_size=1, max_size=3)
+stages = st.tuples(st.lists(units, max_size=5), st.tuples(*[cycles] * len(STAGE_TIMES)))
+machines = st.builds(
+    Machine,
+    cores=st.integers(1, 4),
+    halves=st.integers(1, 3),
+    latency=st.sampled_from([0, 1, 7, 50]),
+    dynamic=st.booleans(),
+    prefetch=st.booleans(),
+)
+
+
+def tiles_of(drawn: list) -> Tiles:
+    """Write drawn stages down as the table that engines read."""
+    rows, heads = [], []
+    for stage_units, stage_times in drawn:
+        head = dict.fromkeys(STAGE_COLUMNS, 0) | dict(zip(STAGE_TIMES, stage_times, strict=True))
+        head["first_row"] = len(rows)
+        for unit in stage_units:
+            for number, one in enumerate(unit):
+                for place, times in enumerate(one.rows):
+                    row = dict.fromkeys(ROW_COLUMNS, 0) | dict(zip(ROW_TIMES, times, strict=True))
+                    row |= {"group": one.group, "weight_port": one.weight_port, "weight_read": one.weight_read}
+                    if place == 0:
+                        row["flags"] |= UNIT if number == 0 else 0
+                        row["flags"] |= INPUT if number == 0 or one.new_input else 0
+                        row["flags"] |= OUTPUT if number == 0 or one.new_output else 0
+                    if place == len(one.rows) - 1:
+                        row["flags"] |= LAST
+                        row["compute"] = one.compute
+                    rows.append([row[name] for name in ROW_COLUMNS])
+        head["rows"] = len(rows) - head["first_row"]
+        heads.append([head[name] for name in STAGE_COLUMNS])
+    return Tiles(
+        np.array(rows, np.int64).reshape(-1, len(ROW_COLUMNS)),
+        np.array(heads, np.int64).reshape(-1, len(STAGE_COLUMNS)),
+        np.zeros((len(heads), len(WORK_COLUMNS)), np.int64),
+    )
+
+
+def assert_equal(ours: Counters, theirs: Counters) -> None:
+    """Compare everything that an engine returns, naming the first difference."""
+    for name, labels in (
+        ("begin", ()),
+        ("end", ()),
+        ("port_busy", ()),
+        ("causes", CAUSES),
+        ("events", EVENT_COLUMNS),
+    ):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        assert mine.shape == other.shape, name
+        places = np.argwhere(mine != other)
+        if len(places):
+            first = tuple(int(index) for index in places[0])
+            label = labels[first[-1]] if labels else ""
+            raise AssertionError(
+                f"{name}{list(first)} {label}: compiled {mine[first]}, reference {other[first]}; {len(places)} differ"
+            )
+
+
+def agree(tiles: Tiles, numbers: Machine) -> Counters:
+    """Run both engines with and without events; return the common counters."""
+    theirs = reference.run(tiles, numbers, events=True)
+    ours = fast.run(tiles, numbers, events=True)
+    theirs.check()
+    ours.check()
+    assert_equal(ours, theirs)
+    silent = fast.run(tiles, numbers)
+    assert silent.events is None
+    for name in ("begin", "end", "port_busy", "causes"):
+        assert np.array_equal(getattr(silent, name), getattr(ours, name)), f"{name} depends on keeping events"
+    return ours
+
+
+@settings(max_examples=300, derandomize=True)
+@given(drawn=st.lists(stages, min_size=1, max_size=3), numbers=machines)
+def test_engines_agree_on_any_table(drawn, numbers):
+    agree(tiles_of(drawn), numbers)
+
+
+def queued_tiles(generator: np.random.Generator, most_rows: int) -> Tiles:
+    """Make a long table, in which requests queue up for the memory port."""
+    longest = int(generator.choice([2, 4, 30, 400]))
+
+    def some(chance_of_zero: float) -> int:
+        return 0 if generator.random() < chance_of_zero else int(generator.integers(1, longest))
+
+    drawn = []
+    for _ in range(int(generator.integers(1, 4))):
+        stage_units, left = [], int(generator.integers(1, most_rows))
+        zero = generator.random() * 0.8
+        while left > 0:
+            unit = []
+            for _ in range(int(generator.integers(1, 4))):
+                count = int(generator.integers(1, 4))
+                times = [tuple(some(zero) for _ in ROW_TIMES) for _ in range(count)]
+                group, flips = int(generator.integers(0, 3)), generator.random(2) < 0.5
+                unit.append(
+                    RandomPass(group, some(zero), some(zero), bool(flips[0]), bool(flips[1]), some(zero), times)
+                )
+                left -= count
+            stage_units.append(unit)
+        drawn.append((stage_units, tuple(some(0.4) for _ in STAGE_TIMES)))
+    return tiles_of(drawn)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_engines_agree_on_long_tables(seed):
+    generator = np.random.default_rng(seed)
+    tiles = queued_tiles(generator, 150)
+    numbers = Machine(
+        cores=int(generator.integers(1, 9)),
+        halves=int(generator.integers(1, 5)),
+        latency=int(generator.choice([0, 3, 100])),
+        dynamic=bool(generator.integers(2)),
+        prefetch=bool(generator.integers(2)),
+    )
+    counters = agree(tiles, numbers)
+    assert counters.events is not None
+    cores = counters.events[:, EVENT_COLUMNS.index("core")]
+    assert cores.max() < numbers.cores, "a row ran on a core that is not there"
+
+
+EDGE = load_hardware("edge-npu")
+SMALL_BUFFERS = {"buffers.input_bytes": 4096, "buffers.weight_bytes": 2048, "buffers.output_bytes": 4096}
+HARDWARE = {
+    "as shipped": EDGE,
+    "one core, single-buffered, separate gate": EDGE.replace(
+        **{"cores": 1, "buffers.halves": 1, "gate.placement": "separate"}
+    ),
+    "channels split, dynamic, prefetch": EDGE.replace(
+        **SMALL_BUFFERS,
+        **{"cores": 4, "schedule.distribution": "dynamic", "schedule.prefetch_weights": True},
+    ),
+    "channels split, static, prefetch, NCHW": EDGE.replace(
+        **SMALL_BUFFERS, **{"layer.layout": "nchw", "schedule.prefetch_weights": True, "schedule.merge_halo": True}
+    ),
+    "no limits": load_hardware("systolic-32x32"),
+    "weight stationary, slow memory": load_hardware("systolic-32x32").replace(
+        **{
+            "array.dataflow": "weight_stationary",
+            "cores": 3,
+            "dram.rule": "stream",
+            "dram.bytes_per_cycle": 1.5,
+            "dram.latency_cycles": 40,
+            "dram.burst_bytes": 16,
+        }
+    ),
+}
+LAYERS = (
+    Layer("plain", 24, 20, 18, 40, 20, 18, 3, 3, padding_top=1, padding_left=1),
+    Layer("strided", 40, 20, 18, 48, 10, 9, 3, 3, 2, 2, 1, 1),
+    Layer("depthwise", 48, 10, 9, 48, 10, 9, 3, 3, padding_top=1, padding_left=1, groups=48),
+    Layer("grouped", 48, 10, 9, 24, 10, 9, groups=4),
+    Layer("dilated", 24, 10, 9, 70, 10, 9, 3, 3, 1, 1, 2, 2, 2, 2),
+)
+
+
+def lowered(hardware: Hardware, tile: tuple[int, int], traffic: Traffic, density: float, seed: int) -> Tiles:
+    """Lower one frame of a synthetic trace."""
+    trace = synthetic_trace(
+        LAYERS, frames=1, density=density, cluster_pixels=5, block=1, seed=seed, reference_frames=()
+    )
+    planned = [plan(layer, hardware, tile, traffic) for layer in trace.layers]
+    return lower(trace.frame_bits(0), np.array(trace.mask_bits, np.int64), *plan_arrays(planned))
+
+
+TRAFFIC = {
+    "dense": Traffic(),
+    "recompute": Traffic(gated=True, writes_reference=True),
+    "difference": Traffic(gated=True, reads_reference=True, reads_state=True),
+    "delta": Traffic(gated=True, reads_state=True, writes_delta=True),
+}
+
+
+@pytest.mark.parametrize("traffic", TRAFFIC)
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_engines_agree_on_lowered_masks(hardware, traffic):
+    for seed, (tile, density) in enumerate([((1, 1), 0.1), ((2, 2), 0.5), ((4, 3), 0.3), ((8, 8), 1.0)]):
+        tiles = lowered(HARDWARE[hardware], tile, TRAFFIC[traffic], density, seed)
+        assert len(tiles.rows), "the case must hold work"
+        agree(tiles, machine(HARDWARE[hardware]))
+
+
+def test_engines_agree_when_nothing_is_active():
+    tiles = lowered(EDGE, (4, 4), TRAFFIC["recompute"], 0.0, 0)
+    assert len(tiles.rows) == 0
+    counters = agree(tiles, machine(EDGE))
+    launch, scan = S["launch"], S["index"]
+    assert (counters.end - counters.begin == tiles.stages[:, launch] + tiles.stages[:, scan]).all()
+
+
+def test_a_table_without_stages_takes_no_time():
+    empty = tiles_of([])
+    for run in (fast.run, reference.run):
+        counters = run(empty, Machine())
+        assert counters.cycles == 0
+        counters.check()
+
+
+def test_running_twice_gives_the_same_and_leaves_the_table_alone():
+    tiles = queued_tiles(np.random.default_rng(5), 60)
+    rows, heads = tiles.rows.copy(), tiles.stages.copy()
+    numbers = Machine(cores=3, dynamic=True, prefetch=True, latency=9)
+    assert_equal(fast.run(tiles, numbers, events=True), fast.run(tiles, numbers, events=True))
+    assert_equal(reference.run(tiles, numbers, events=True), reference.run(tiles, numbers, events=True))
+    assert np.array_equal(tiles.rows, rows)
+    assert np.array_equal(tiles.stages, heads)
+
+
+def test_the_comparison_sees_one_cycle():
+    tiles = queued_tiles(np.random.default_rng(6), 60)
+    counters = fast.run(tiles, Machine(), events=True)
+    changed = tiles.rows.copy()
+    changed[-1, R["scatter_port"]] += 1000
+    other = reference.run(Tiles(changed, tiles.stages, tiles.work), Machine(), events=True)
+    with pytest.raises(AssertionError, match="compiled .*, reference"):
+        assert_equal(counters, other)
