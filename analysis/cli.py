@@ -9,8 +9,10 @@ import json
 import math
 import shlex
 import sys
+import threading
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from skipsim.hwmodels.hardware import Hardware
 
 USAGE_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+PROGRESS_AFTER_SECONDS = 1.0
 
 
 class CommandLine(click.Group):
@@ -93,6 +96,23 @@ def _pair(option: str, text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
         raise InputError(f"{option} {text!r}: must be a whole number >= 1, or ROWSxCOLS, for example 4 or 4x8")
     return int(sides[0]), int(sides[-1])
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Show on a terminal that something is under way, as soon as a second has gone by."""
+    from rich.console import Console
+
+    status = Console(stderr=True).status(what)
+    timer = threading.Timer(PROGRESS_AFTER_SECONDS, status.start)
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        status.stop()
 
 
 def _hardware(name: str, settings: Sequence[str]) -> Hardware:
@@ -272,13 +292,17 @@ def list_machines(as_json: bool) -> None:
 @AS_JSON
 def show(name: str, as_json: bool) -> None:
     """Print a machine's file: every number with its source. A copy of it is the start of a machine of your own."""
-    from skipsim.hwmodels.hardware import load_hardware, machine_text
+    from importlib import resources
+
+    from skipsim.hwmodels.hardware import load_hardware, machines
 
     machine = load_hardware(name)
     if as_json:
         _print_json(machine.model_dump())
     else:
-        click.echo(machine_text(name), nl=False)
+        catalog = resources.files("skipsim.hwmodels") / "catalog"
+        file = catalog / f"{name}.toml" if name in machines() else Path(name)
+        click.echo(file.read_text(encoding="utf-8"), nl=False)
 
 
 @hardware.command("check", epilog=_example("skipsim hardware check my-machine.toml"))
@@ -336,9 +360,13 @@ def simulate(
 @AS_JSON
 def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_json: bool) -> None:
     """Run every combination of a study, or what is missing of it: kill it whenever you like and start it again."""
+    from skipsim.analysis.sweep import pending
     from skipsim.analysis.sweep import sweep as run
 
     out = out or study.with_suffix("")
+    if dry_run:
+        _show_pending(pending(study, out), as_json)
+        return
     table = run(study, out, workers)
     failed = table[table["error"] != ""]
     if as_json:
@@ -360,6 +388,15 @@ def plot(directory: Path) -> None:
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--hardware", required=True, help="A machine of the study.")
 @click.option("--max-drop", default=1.0, show_default=True, help="Accuracy that may be lost, in points.")
+@click.option("--network", help="Which network, where the study has several.")
 @AS_JSON
-def recommend(directory: Path, hardware: str, max_drop: float, as_json: bool) -> None:
+def recommend(directory: Path, hardware: str, max_drop: float, network: str | None, as_json: bool) -> None:
     """Name the fastest choice of a study that loses at most so much accuracy."""
+    from skipsim.analysis.recommend import recommend as run
+    from skipsim.analysis.results import read_results
+
+    found = run(read_results(directory), hardware, max_drop, network=network)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        click.echo(found.words())

@@ -13,6 +13,21 @@ from skipsim.analysis.results import mean_over_clips, overrides_of
 from skipsim.errors import InputError, nearest
 
 SMALLEST_CYCLES = 0.5  # of 100 dense cycles; less is not worth a line
+NUMBERS = (
+    "quality_metric",
+    "quality",
+    "dense_quality",
+    "quality_drop",
+    "mac_reduction",
+    "speedup",
+    "realised",
+    "latency_ms",
+    "dense_latency_ms",
+    "energy_uj",
+    "dense_energy_uj",
+    "density",
+    "effective_density",
+)
 TOLERANCE = 1e-9  # points: 1.0 points lost are within 1 point, rounding or not
 
 
@@ -49,9 +64,7 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recommendation as plain data, for `--json`."""
-        names = ("quality_metric", "quality", "dense_quality", "quality_drop", "mac_reduction", "speedup", "realised",
-                 "latency_ms", "dense_latency_ms", "energy_uj", "dense_energy_uj", "density", "effective_density")  # fmt: skip
-        numbers = {name: _plain(self.row[name]) for name in names}
+        numbers = {name: _plain(self.row[name]) for name in NUMBERS}
         return {
             "hardware": self.hardware,
             "max_drop": self.max_drop,
@@ -73,10 +86,11 @@ class Recommendation:
             f"  MAC reduction {row['mac_reduction']:.2f}x, speed-up {row['speedup']:.2f}x "
             f"({row['latency_ms']:.3g} ms a frame, dense {row['dense_latency_ms']:.3g} ms), "
             f"energy {row['energy_uj'] / row['dense_energy_uj']:.0%} of dense.",
-            f"  {row['realised']:.0%} of the MAC reduction is realised: of 100 dense cycles {self.proportional_cycles:.1f} "
-            f"would be left if time followed the MACs, {left:.1f} are.",
+            f"  {row['realised']:.0%} of the MAC reduction is realised: of 100 dense cycles "
+            f"{self.proportional_cycles:.1f} would be left if time followed the MACs, {left:.1f} are.",
             *self._difference(left - self.proportional_cycles),
-            f"  The gates ask for {row['density']:.1%} of the MACs; {self._tiles()} compute {row['effective_density']:.1%}.",
+            f"  The gates ask for {row['density']:.1%} of the MACs; "
+            f"{self._tiles()} compute {row['effective_density']:.1%}.",
             f"  Of 100 cycles with gates: {self._shares()}.",
         ]
         return "\n".join(lines)
@@ -157,9 +171,11 @@ def recommend(
     allowed = rows if drop.isna().all() else rows[drop <= max_drop + TOLERANCE]
     if allowed.empty:
         raise InputError(
-            f"recommend: no configuration of {hardware!r} loses at most {max_drop:g} points; the least is {drop.min():.2f}"
+            f"recommend: every configuration of {hardware!r} loses more than {max_drop:g} points; "
+            f"the least is {drop.min():.2f}"
         )
-    best = allowed.sort_values(["speedup", "quality_drop"], ascending=[False, True], kind="stable").iloc[0].to_dict()
+    ranked = allowed.sort_values(["speedup", "quality_drop"], ascending=[False, True], kind="stable")
+    best = {str(name): value for name, value in ranked.iloc[0].items()}
     names = ["block", "tile", "threshold", "gate", "update", "reset_every", *overrides_of(table)]
     ratio = 100 * best["latency_ms"] / best["dense_latency_ms"]
     return Recommendation(

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from skipsim import __version__
-from skipsim.analysis.clips import load_clip
+from skipsim.analysis.clips import LoadedClip, load_clip
 from skipsim.analysis.networks import build_network, check_network_name, module_file
 from skipsim.analysis.study import RecordingChoice, Study
 from skipsim.errors import InputError
-from skipsim.traces.datasets import Clip
 from skipsim.traces.figure import JOINT_COUNT
 from skipsim.traces.models import MODELS, WEIGHTS
+from skipsim.traces.quality import pose_scorer
 from skipsim.traces.trace import load_trace
 
 
@@ -125,7 +125,7 @@ def record_trace(task: RecordingTask, path: Path) -> None:
             reset_every=task.reset_every or None,
             cuts=clip.cuts,
             out=unfinished,
-            quality=_scorer(clip.labelled),
+            quality=quality_of(clip),
             agreement=True,
             network=task.network,
             progress=False,
@@ -145,6 +145,22 @@ def is_recorded(path: Path) -> bool:
         return False
 
 
+def quality_of(clip: LoadedClip) -> Callable[[list[Any]], dict[str, Any]] | None:
+    """Return what scores a network's outputs on a labelled clip; None for a clip without labels.
+
+    A network whose outputs are not heat maps of the clip's joints scores nothing: {}.
+    """
+    if not clip.labelled:
+        return None
+
+    def score(outputs: list[Any]) -> dict[str, Any]:
+        shape: Sequence[int] = getattr(outputs[0], "shape", ())
+        fits = len(shape) in (3, 4) and shape[-3] == JOINT_COUNT
+        return pose_scorer(clip.labelled)(outputs) if fits else {}
+
+    return score
+
+
 def hash_files(path: Path) -> str:
     """Return the sha256 of a file's content, or of the names and contents of all files in a folder."""
     if path.is_file():
@@ -158,19 +174,6 @@ def _gate(task: RecordingTask) -> Any:
     from skipsim.traces.gates import make_gate
 
     return make_gate(task.gate, threshold=task.threshold, block=task.block)
-
-
-def _scorer(clips: Sequence[Clip]) -> Callable[[list[Any]], dict[str, Any]] | None:
-    """Return a function that scores heat maps of the clips' joints, and nothing for a network with other outputs."""
-    if not clips:
-        return None
-    from skipsim.traces.quality import pose_scorer
-
-    def score(outputs: list[Any]) -> dict[str, Any]:
-        shape: Sequence[int] = getattr(outputs[0], "shape", ())
-        return pose_scorer(clips)(outputs) if len(shape) in (3, 4) and shape[-3] == JOINT_COUNT else {}
-
-    return score
 
 
 def _network_hash(name: str, folder: str) -> str:

@@ -197,7 +197,7 @@ def overrides_of(table: pd.DataFrame) -> list[str]:
 
 
 def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per configuration: the mean over its clips. Failed rows, and configurations with one, are left out.
+    """Return one row per configuration, the mean over its clips; without configurations that failed on a clip.
 
     The mean is that of frames of every clip with equal weight: times, bytes, energies, densities and qualities are
     averaged; ratios and shares are those of the averages. `clip` names the clip, or says how many there are.
@@ -213,17 +213,18 @@ def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
     if clips <= 1 or table.empty:
         return table.reset_index(drop=True)
     gated, dense = table["latency_ms"], table["dense_latency_ms"]
-    shares = {name: dense if name.startswith("dense") else gated for name in table if str(name).endswith("_share")}
+    columns = [str(name) for name in table]
+    shares = {name: dense if name.startswith("dense") else gated for name in columns if name.endswith("_share")}
     for name, weight in shares.items():
         table[name] *= weight
     table["mac_reduction"] = 1 / table["mac_reduction"]
-    means = {name: "mean" if COLUMNS.get(name) == "real" else "first" for name in table if name not in keys}
+    means = {name: "mean" if COLUMNS.get(name) == "real" else "first" for name in columns if name not in keys}
     grouped = table.groupby(keys, sort=False, dropna=False)
     mean = grouped.agg(means).reset_index()
     for name in shares:
-        mean[name] /= mean["dense_latency_ms" if str(name).startswith("dense") else "latency_ms"]
+        mean[name] /= mean["dense_latency_ms" if name.startswith("dense") else "latency_ms"]
     mean["mac_reduction"] = 1 / mean["mac_reduction"]
     mean["speedup"] = mean["dense_latency_ms"] / mean["latency_ms"]
     mean["realised"] = mean["speedup"] / mean["mac_reduction"]
     mean["clip"] = f"{clips} clips"
-    return mean[list(table.columns)]
+    return mean[columns]

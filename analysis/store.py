@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,8 @@ from skipsim.errors import InputError
 from skipsim.simulator.tiles import MODEL_VERSION
 
 APPLICATION_ID = 0x534B4950  # "SKIP": tells the file from other SQLite files
+
+FINISHED = "SELECT job_key FROM simulations WHERE json_extract(outcome, '$.error') IS NULL"
 
 
 class Store:
@@ -30,10 +33,7 @@ class Store:
 
     def finished(self) -> set[str]:
         """Return the keys of all jobs that need not be done again; those that failed may be."""
-        rows = self._connection.execute(
-            "SELECT job_key FROM simulations WHERE json_extract(outcome, '$.error') IS NULL"
-        )
-        return {key for (key,) in rows}
+        return {key for (key,) in self._connection.execute(FINISHED)}
 
     def add(self, outcomes: Mapping[str, Mapping[str, Any]]) -> None:
         """Write outcomes, in the place of earlier ones of the same key."""
@@ -61,12 +61,9 @@ def check_store(path: Path) -> None:
     if not path.exists():
         return
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
+        with closing(_read_only(path)) as connection:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-        finally:
-            connection.close()
     except sqlite3.DatabaseError as error:
         raise InputError(f"{path}: not a results file: {error}") from None
     if (application, version) == (0, 0):  # killed before it was set up
@@ -77,3 +74,18 @@ def check_store(path: Path) -> None:
         raise InputError(
             f"{path}: holds results of model version {version}, this is version {MODEL_VERSION}; give another folder"
         )
+
+
+def read_finished(path: Path) -> set[str]:
+    """Return the keys of all finished jobs of a store that may not be there yet, without changing anything."""
+    if not path.exists():
+        return set()
+    with closing(_read_only(path)) as connection:
+        try:
+            return {key for (key,) in connection.execute(FINISHED)}
+        except sqlite3.OperationalError:  # killed before it was set up
+            return set()
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from skipsim.analysis.causes import CAUSE_GROUPS
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import Hardware
-from skipsim.simulator.simulate import Report
+from skipsim.simulator.report import Report
 from skipsim.traces.trace import Trace
 
 BAR_WIDTH = 30
 TOP_LAYERS = 5
 SMALLEST_SHARE = 0.01
-
-# What the array waits for, or does, in words; keys as in simulator.counters.CAUSES.
-CAUSE_WORDS = {
-    "launch": "starting layers",
-    "gate": "evaluating gates",
-    "index": "scanning masks",
-    "compute": "computing",
-    "weights": "waiting for weights",
-    "gather_issue": "setting up reads of tiles",
-    "gather_queue": "queueing for the memory",
-    "gather_transfer": "moving bytes of tiles",
-    "gather_latency": "memory latency",
-    "scatter": "writing tiles back",
-    "barrier": "waiting for the other cores",
-}
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
 
 
-def table(rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """Align rows of cells in columns: the first `left` of them to the left, the others to the right."""
-    cells = [list(row) for row in rows]
+def table(rows: Iterable[Sequence[str]], align: str) -> str:
+    """Align rows of cells in columns; `align` has one letter per column: l = left, r = right."""
+    cells = list(rows)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = (
         "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if side == "l" else cell.rjust(width)
+            for cell, width, side in zip(row, widths, align, strict=True)
         )
         for row in cells
     )
@@ -44,34 +32,57 @@ def table(rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """Write a number with three digits and a prefix: 1.23 M, 45.6 kB."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """Write a number with three digits and a prefix: 1.23 M, 45.6 kB, 7.89 uJ."""
+    for factor, prefix in PREFIXES:
         if abs(value) >= 0.9995 * factor:
-            return f"{_digits(value / factor)} {prefix}{unit}"
-    return f"{_digits(value)} {unit}".rstrip()
+            return f"{_digits(value / factor)} {prefix}{unit}".rstrip()
+    return f"{value:.3g} {unit}".rstrip()
 
 
 def _digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
+def trace_facts(trace: Trace) -> dict[str, Any]:
+    """Return what is in a trace as plain data, for `--json`."""
+    return {
+        "network": trace.origin.get("network", ""),
+        "frames": trace.frames,
+        "reference_frames": list(trace.reference_frames),
+        "complete": trace.complete,
+        "update": trace.update,
+        "density": trace.density(),
+        "macs": trace.macs,
+        "dense_macs": trace.dense_macs,
+        "mac_reduction": trace.mac_reduction,
+        "quality": trace.quality,
+        "origin": trace.origin,
+        "hash": trace.hash,
+        "layers": [
+            layer.to_dict() | {"density": trace.density(index), "macs": layer.macs}
+            for index, layer in enumerate(trace.layers)
+        ],
+    }
+
+
 def describe_trace(trace: Trace) -> str:
     """Say what is in a trace: network, gates, frames, density, what it saves, how good it was."""
+    frames, dense_macs = trace.frames, quantity(trace.dense_macs / trace.frames)
+    cut_off = "" if trace.complete else "; the recording was cut off"
     lines = [
         ("network", f"{trace.origin.get('network', 'unknown')}, {len(trace.layers)} convolutions"),
-        ("kind", str(trace.origin.get("kind", "unknown"))),
-        ("frames", f"{trace.frames} ({len(trace.reference_frames)} computed densely){_cut_off(trace)}"),
+        ("origin", str(trace.origin.get("kind", "unknown"))),
+        ("frames", f"{frames}, {len(trace.reference_frames)} of them computed densely{cut_off}"),
         ("gates", _gates(trace)),
-        ("density", f"{trace.density():.1%} of the output pixels computed"),
-        ("MACs", f"{quantity(trace.macs / trace.frames)} per frame, dense {quantity(trace.dense_macs / trace.frames)}"),
-        ("MAC reduction", f"{trace.mac_reduction:.2f}x, gates included"),
+        ("density", f"{trace.density():.1%} of the output pixels are computed"),
+        ("MACs", f"{quantity(trace.macs / frames)} of {dense_macs} per frame: {trace.mac_reduction:.2f}x fewer"),
     ]
-    lines += [(name, f"{value:.4g}") for name, value in trace.quality.items() if isinstance(value, int | float)]
-    return table([*lines, ("hash", trace.hash)], left=2)
-
-
-def _cut_off(trace: Trace) -> str:
-    return "" if trace.complete else "; the recording was cut off"
+    scores = {name: value for name, value in trace.quality.items() if isinstance(value, int | float)}
+    for name, value in scores.items():
+        if not name.startswith("dense_"):
+            dense = f" (dense {scores['dense_' + name]:.3f})" if "dense_" + name in scores else ""
+            lines.append((name, f"{value:.3f}{dense}"))
+    return table([*lines, ("hash", trace.hash[:16])], "ll")
 
 
 def _gates(trace: Trace) -> str:
@@ -90,7 +101,7 @@ def _gates(trace: Trace) -> str:
 def describe_machines(machines: Iterable[Hardware]) -> str:
     """Compare machines in one table: array, peak rate, memories, bandwidth, area."""
     head = ("machine", "cores", "array", "clock", "int8 peak", "SRAM", "DRAM", "area")
-    return table([head, *map(_machine_row, machines)])
+    return table([head, *map(_machine_row, machines)], "lrrrrrrr")
 
 
 def _machine_row(hardware: Hardware) -> tuple[str, ...]:
@@ -111,76 +122,67 @@ def _machine_row(hardware: Hardware) -> tuple[str, ...]:
     )
 
 
-def describe_report(report: Report, trace: Trace, hardware: Hardware) -> str:
+def describe_report(report: Report, network: str) -> str:
     """Say how long a clip takes on a machine, against the dense schedule, and where the cycles go."""
-    title = f"{trace.origin.get('network', 'network')} on {hardware.name}, {_frames(trace)}, tile {report.tile}"
-    return "\n\n".join((title, _totals(report, trace), _causes(report, hardware), _slowest(report)))
+    frames = f"{report.frames} frame{'s' if report.frames > 1 else ''}"
+    tile = "the dense schedule" if report.dense is None else f"tile {report.tile}"
+    title = f"{network} on {report.hardware.name}: {frames}, {tile}"
+    return "\n\n".join((title, _totals(report), _causes(report), _slowest(report)))
 
 
-def _frames(trace: Trace) -> str:
-    return f"{trace.frames} frame{'s' if trace.frames > 1 else ''}"
-
-
-def _totals(report: Report, trace: Trace) -> str:
-    dense, frames = report.dense, trace.frames
-    rows = [
-        ("per frame", "with gates", "dense", ""),
-        (
-            "latency",
-            f"{report.latency_ms_per_frame:.3f} ms",
-            f"{dense.latency_ms_per_frame:.3f} ms",
-            f"{report.speedup:.2f}x faster",
-        ),
-        (
-            "MACs",
-            quantity(report.macs / frames),
-            quantity(dense.macs / frames),
-            f"{report.mac_reduction:.2f}x fewer",
-        ),
-        ("energy", quantity(report.energy_uj / frames, "uJ"), quantity(dense.energy_uj / frames, "uJ"), ""),
-        (
-            "DRAM",
-            quantity((report.dram_read_bytes + report.dram_write_bytes) / frames, "B"),
-            quantity((dense.dram_read_bytes + dense.dram_write_bytes) / frames, "B"),
-            "",
-        ),
-        ("realised", f"{report.realised:.0%}", "", "of the MAC reduction became speed-up"),
+def _totals(report: Report) -> str:
+    names = ["per frame", "latency", "MACs", "energy", "DRAM"]
+    if report.dense is None:
+        return table(zip(names, _column("dense", report), strict=True), "lr")
+    change = "faster" if report.speedup >= 1 else "as fast: slower"
+    columns = [
+        [*names, "realised"],
+        [*_column("with gates", report), f"{report.realised:.0%}"],
+        [*_column("dense", report.dense), ""],
+        ["", f"{report.speedup:.2f}x {change}", f"{report.mac_reduction:.2f}x fewer", "", "", "of the MAC reduction"],
     ]
-    return table([(a, b, c, d) for a, b, c, d in rows])
+    return table(zip(*columns, strict=True), "lrrl")
 
 
-def _causes(report: Report, hardware: Hardware) -> str:
+def _column(title: str, report: Report) -> list[str]:
+    frames = report.frames
+    return [
+        title,
+        f"{report.latency_ms_per_frame:.3f} ms",
+        quantity(report.macs / frames),
+        quantity(report.energy_uj / frames * 1e-6, "J"),
+        quantity((report.dram_read_bytes + report.dram_write_bytes) / frames, "B"),
+    ]
+
+
+def _causes(report: Report) -> str:
     total = max(1, sum(report.causes.values()))
-    shares = sorted(((cycles / total, name) for name, cycles in report.causes.items()), reverse=True)
+    shares = {name: sum(report.causes[cause] for cause in group) / total for name, group in CAUSE_GROUPS.items()}
     rows = [
-        (CAUSE_WORDS.get(name, name), f"{share:.0%}", "█" * round(share * BAR_WIDTH))
-        for share, name in shares
+        (name, f"{share:.0%}", "█" * round(share * BAR_WIDTH))
+        for name, share in sorted(shares.items(), key=lambda item: -item[1])
         if share >= SMALLEST_SHARE
     ]
-    cores = "the core's cycles" if hardware.cores == 1 else f"the cycles of {hardware.cores} cores"
-    return f"where {cores} go\n" + _indent(table(rows))
+    cores = report.hardware.cores
+    whose = "the cycles" if cores == 1 else f"the cycles of {cores} cores"
+    return f"where {whose} go\n{table(rows, 'lrl')}"
 
 
 def _slowest(report: Report) -> str:
-    layers = report.layers.groupby("name", sort=False, observed=True)
-    cycles = layers["cycles"].sum()
-    slowest = cycles.nlargest(TOP_LAYERS).index
-    causes = report.layers.filter(regex="^cause_").groupby(report.layers["name"], sort=False, observed=True).sum()
-    rows = [("slowest layers", "of all cycles", "density", "in tiles", "mostly")]
-    for name in slowest:
-        group = layers.get_group(name)
-        top = str(causes.loc[name].idxmax()).removeprefix("cause_")
+    frames = report.layers
+    for name, group in CAUSE_GROUPS.items():
+        frames = frames.assign(**{name: frames[[f"cause_{cause}" for cause in group]].sum(axis=1)})
+    layers = frames.groupby("name", sort=False)
+    sums, means = layers[["cycles", *CAUSE_GROUPS]].sum(), layers[["density", "effective_density"]].mean()
+    rows = [("slowest layers", "cycles", "density", "in tiles", "mostly")]
+    for layer in sums["cycles"].nlargest(TOP_LAYERS).index:
         rows.append(
             (
-                str(name),
-                f"{cycles[name] / max(1, report.cycles):.0%}",
-                f"{group['density'].mean():.0%}",
-                f"{group['effective_density'].mean():.0%}",
-                CAUSE_WORDS.get(top, top),
+                str(layer),
+                f"{sums['cycles'][layer] / max(1, report.cycles):.0%}",
+                f"{means['density'][layer]:.0%}",
+                f"{means['effective_density'][layer]:.0%}",
+                str(sums.loc[layer, list(CAUSE_GROUPS)].astype(int).idxmax()),
             )
         )
-    return table(rows)
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
+    return table(rows, "lrrrl")

@@ -13,8 +13,7 @@ import json
 import platform
 import shutil
 import sys
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,55 +27,30 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from skipsim import __version__
-from skipsim.analysis import recordings
+from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan
 from skipsim.analysis.parallel import WorkerDied, in_processes
-from skipsim.analysis.recordings import RecordingTask
-from skipsim.analysis.results import (
-    RESULTS,
-    block_columns,
-    make_table,
-    outcome_of,
-    read_results,
-    recording_columns,
-    trace_columns,
-    write_results,
-)
-from skipsim.analysis.store import Store, check_store
-from skipsim.analysis.study import RecordingChoice, SimulationChoice, Study, load_study
+from skipsim.analysis.recordings import RecordingTask, check_networks, is_recorded, record_traces
+from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_results
+from skipsim.analysis.store import Store, read_finished
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
-from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.simulate import simulate
 from skipsim.simulator.tiles import MODEL_VERSION
 from skipsim.traces.trace import Trace, load_trace
 
+PROVENANCE = "provenance.json"
 LARGEST_BATCH = 64
 BATCHES_PER_WORKER = 16
 
 
 @dataclass(frozen=True)
-class Job:
-    """One simulation: a trace, a machine, a tile; `key` is a hash of their content and of the model's version."""
+class Pending:
+    """What a sweep has to do: of how many rows and recordings, and how much of it is missing."""
 
-    key: str
-    trace: Path
-    trace_hash: str
-    hardware: Hardware
-    tile: str
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One recording of the study: its columns, and its trace or the reason why there is none."""
-
-    columns: dict[str, Any]
-    path: Path
-    error: str = ""
-
-    @property
-    def trace_hash(self) -> str:
-        """The trace's content hash."""
-        return str(self.columns.get("trace_hash", ""))
+    rows: int
+    recordings: int
+    missing_recordings: int
+    missing_simulations: int
 
 
 def sweep(study: str | Path, out: str | Path, workers: int | None = None, *, progress: bool = True) -> pd.DataFrame:
@@ -93,47 +67,37 @@ def sweep(study: str | Path, out: str | Path, workers: int | None = None, *, pro
     Raises:
         InputError: anything wrong with the study or the folder; nothing has been written then.
     """
-    chosen = load_study(study)
-    directory = Path(out)
     workers = joblib.cpu_count() if workers is None else workers
     if type(workers) is not int or workers < 1:
         raise InputError(f"sweep: workers must be a whole number >= 1, got {workers!r}")
-    simulations = chosen.simulation_choices()
-    choices = chosen.recording_choices()
-    tasks = [None if choice.trace else recordings.task_of(chosen, choice) for choice in choices]
-    _check_inputs(chosen, choices, tasks)
-    _check_folder(chosen, directory)
-    paths = [_trace_path(chosen, directory, choice, task) for choice, task in zip(choices, tasks, strict=True)]
-    missing = {path: task for path, task in zip(paths, tasks, strict=True) if task and not recordings.is_recorded(path)}
+    plan = make_plan(study, out)
+    missing = plan.missing_recordings()
     if missing:
-        list(in_processes(recordings.check_networks, [list(missing.values())], 1))
-    with _locked(directory, progress), _Bar(progress) as bar:
-        _begin(chosen, directory)
-        failures = _record(missing, workers, bar)
-        recorded = [
-            _recorded(chosen, choice, path, failures.get(path, "")) for choice, path in zip(choices, paths, strict=True)
-        ]
-        with Store(directory / "results.sqlite") as store:
-            _simulate(_jobs(recorded, simulations), store, workers, directory, bar)
-            table = _table(chosen, recorded, simulations, store)
-        write_results(directory, table)
-        _write_provenance(chosen, directory, recorded, tasks)
-    return read_results(directory)
+        list(in_processes(check_networks, [list(missing.values())], 1))
+    with _locked(plan.directory, progress), _Bar(progress) as bar:
+        _begin(plan)
+        recorded = plan.recorded(_record(missing, workers, bar))
+        with Store(plan.directory / STORE) as store:
+            jobs = plan.jobs(recorded)
+            _simulate(plan, jobs, store, workers, bar)
+            table = plan.table(recorded, store.outcomes(job.key for job in jobs))
+        write_results(plan.directory, table)
+        _write_provenance(plan, recorded)
+    return read_results(plan.directory)
 
 
-def machine_text(hardware: Hardware) -> str:
-    """Return a machine's numbers as one text; its name and sources change no result and are left out."""
-    machine = {
-        key: {name: entry for name, entry in value.items() if name != "source"} if isinstance(value, dict) else value
-        for key, value in hardware.model_dump().items()
-        if key not in ("name", "source")
-    }
-    return json.dumps(machine, sort_keys=True)
-
-
-def job_key(trace_hash: str, machine: str, tile: str) -> str:
-    """Return the hash that names a simulation: of the trace's content, `machine_text`, tile and model version."""
-    return hashlib.sha256(json.dumps([trace_hash, machine, tile, MODEL_VERSION]).encode()).hexdigest()
+def pending(study: str | Path, out: str | Path) -> Pending:
+    """Say what `sweep` would do, without doing or writing anything; raises what it would raise."""
+    plan = make_plan(study, out)
+    missing = plan.missing_recordings()
+    there = plan.jobs(plan.recorded(dict.fromkeys(missing, "missing")))
+    finished = read_finished(plan.directory / STORE)
+    return Pending(
+        rows=len(plan.choices) * len(plan.simulations),
+        recordings=len(plan.choices),
+        missing_recordings=len(missing),
+        missing_simulations=sum(job.key not in finished for job in there) + len(missing) * len(plan.simulations),
+    )
 
 
 def simulate_jobs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -144,58 +108,16 @@ def simulate_jobs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 def _simulate_job(job: Job) -> dict[str, Any]:
     try:
         return outcome_of(simulate(_open_trace(job.trace, job.trace_hash), job.hardware, job.tile))
+    except InputError as error:
+        return {"error": str(error)}
     except Exception as error:  # whatever went wrong, it costs this row and not the study
-        return {"error": _reason(error)}
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
 @lru_cache(maxsize=2)
 def _open_trace(path: Path, trace_hash: str) -> Trace:
     """Open a trace once per process; its masks are memory-mapped, so that processes share them."""
     return load_trace(path)
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
-
-
-def _check_inputs(study: Study, choices: Sequence[RecordingChoice], tasks: Sequence[RecordingTask | None]) -> None:
-    """Check everything that the study names, as far as that needs neither torch nor much time."""
-    for choice in choices:
-        if choice.trace and not load_trace(study.resolve(choice.trace)).complete:
-            raise InputError(f"{study.resolve(choice.trace)}: the recording was cut off; record it again")
-    seen = set()
-    for task in tasks:
-        if task and (task.network, task.clip) not in seen:
-            recordings.check_inputs(task)
-            seen.add((task.network, task.clip))
-
-
-def _check_folder(study: Study, directory: Path) -> None:
-    """Check that a folder is new, empty, or that of this study and this version."""
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"results folder {directory}: not a folder")
-    if not directory.exists() or not any(entry.name[0] != "." for entry in directory.iterdir()):
-        return
-    copy = directory / "study.toml"
-    if not copy.is_file():
-        raise InputError(f"results folder {directory}: holds something that is not a study; give another folder")
-    try:
-        name = tomllib.loads(copy.read_text(encoding="utf-8")).get("name")
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{copy}: not valid TOML: {error}") from None
-    if name != study.name:
-        raise InputError(
-            f"results folder {directory}: holds study {name!r}, this is study {study.name!r}; give another folder"
-        )
-    check_store(directory / "results.sqlite")
-
-
-def _trace_path(study: Study, directory: Path, choice: RecordingChoice, task: RecordingTask | None) -> Path:
-    if task is None:
-        assert choice.trace is not None, "a choice is a trace or a task"
-        return study.resolve(choice.trace)
-    return directory / "traces" / f"{task.key()}.trace"
 
 
 @contextmanager
@@ -212,30 +134,30 @@ def _locked(directory: Path, progress: bool) -> Iterator[None]:
         yield
 
 
-def _begin(study: Study, directory: Path) -> None:
-    """Remove what a killed run left, and the table if it is another study's; note which study this is."""
-    traces = directory / "traces"
+def _begin(plan: Plan) -> None:
+    """Remove what a killed run left, and the table if it is that of other axes; note which study this is."""
+    traces = plan.directory / "traces"
     if traces.is_dir():
         for entry in traces.iterdir():
             if entry.name[0] == ".":
                 shutil.rmtree(entry, ignore_errors=True)
-    for entry in directory.glob(".*.tmp.*"):
+    for entry in plan.directory.glob(".*.tmp.*"):
         entry.unlink(missing_ok=True)
-    copy = directory / "study.toml"
-    if not copy.exists() or copy.read_text(encoding="utf-8") != study.text:
-        (directory / RESULTS).unlink(missing_ok=True)
-        write_text(copy, study.text)
+    copy = plan.directory / STUDY
+    if not copy.exists() or copy.read_text(encoding="utf-8") != plan.study.text:
+        (plan.directory / RESULTS).unlink(missing_ok=True)
+        write_text(copy, plan.study.text)
 
 
-def _record(missing: dict[Path, RecordingTask], workers: int, bar: _Bar) -> dict[Path, str]:
+def _record(missing: Mapping[Path, RecordingTask], workers: int, bar: _Bar) -> dict[Path, str]:
     """Record what is missing; return the reasons of those that failed."""
     failures = {}
     # another process may have recorded them while this one waited for the lock
-    batches = [[(task, path)] for path, task in missing.items() if not recordings.is_recorded(path)]
-    for path in {path.parent for path in missing}:
-        path.mkdir(exist_ok=True)
+    batches = [[(task, path)] for path, task in missing.items() if not is_recorded(path)]
+    for folder in {path.parent for path in missing}:
+        folder.mkdir(exist_ok=True)
     bar.begin("recording", len(batches))
-    for batch, results in in_processes(recordings.record_traces, batches, workers, ahead=1):
+    for batch, results in in_processes(record_traces, batches, workers, ahead=1):
         for (_, path), result in zip(batch, results, strict=True):
             if isinstance(result, WorkerDied):
                 failures[path] = "recording: the process was killed twice"
@@ -245,54 +167,19 @@ def _record(missing: dict[Path, RecordingTask], workers: int, bar: _Bar) -> dict
     return failures
 
 
-def _recorded(study: Study, choice: RecordingChoice, path: Path, error: str) -> Recorded:
-    columns: dict[str, Any] = {"study": study.name}
-    if choice.trace:
-        trace = load_trace(path)
-        return Recorded(columns | recording_columns(trace) | trace_columns(trace), path)
-    columns |= {
-        "network": choice.network,
-        "clip": choice.clip,
-        "gate": choice.gate,
-        "threshold": choice.threshold,
-        **block_columns(choice.block),
-        "update": choice.update,
-        "reset_every": choice.reset_every,
-    }
-    if error:
-        return Recorded(columns, path, error)
-    return Recorded(columns | trace_columns(load_trace(path)), path)
-
-
-def _jobs(recorded: Sequence[Recorded], simulations: Sequence[SimulationChoice]) -> list[Job]:
-    """Return every simulation once, also where recordings gave the same masks or machines the same numbers."""
-    machines = [machine_text(choice.hardware) for choice in simulations]
-    jobs: dict[str, Job] = {}
-    for one in recorded:
-        if not one.error:
-            for choice, machine in zip(simulations, machines, strict=True):
-                key = job_key(one.trace_hash, machine, choice.tile)
-                jobs.setdefault(key, Job(key, one.path, one.trace_hash, choice.hardware, choice.tile))
-    return list(jobs.values())
-
-
-def _simulate(jobs: Sequence[Job], store: Store, workers: int, directory: Path, bar: _Bar) -> None:
+def _simulate(plan: Plan, jobs: Sequence[Job], store: Store, workers: int, bar: _Bar) -> None:
+    """Simulate the jobs that are not in the store, and put them there batch by batch."""
     finished = store.finished()
     todo = [job for job in jobs if job.key not in finished]
     if todo:
-        (directory / RESULTS).unlink(missing_ok=True)
+        (plan.directory / RESULTS).unlink(missing_ok=True)
     bar.begin("simulating", len(todo))
     batches = _batches(todo, min(LARGEST_BATCH, -(-len(todo) // (workers * BATCHES_PER_WORKER))))
     done = in_processes(simulate_jobs, batches, workers) if workers > 1 else ((b, simulate_jobs(b)) for b in batches)
-    for batch, outcomes in done:
-        store.add(
-            {
-                job.key: {"error": "the process that simulated it was killed twice"}
-                if isinstance(out, WorkerDied)
-                else out
-                for job, out in zip(batch, outcomes, strict=True)
-            }
-        )
+    killed = {"error": "the process that simulated it was killed twice"}
+    for batch, results in done:
+        outcomes = [killed if isinstance(result, WorkerDied) else result for result in results]
+        store.add({job.key: outcome for job, outcome in zip(batch, outcomes, strict=True)})
         bar.advance(len(batch))
 
 
@@ -306,47 +193,26 @@ def _batches(jobs: Sequence[Job], size: int) -> list[list[Job]]:
     return batches
 
 
-def _table(
-    study: Study, recorded: Sequence[Recorded], simulations: Sequence[SimulationChoice], store: Store
-) -> pd.DataFrame:
-    machines = [machine_text(choice.hardware) for choice in simulations]
-    rows: list[dict[str, Any]] = []
-    for one in recorded:
-        for choice, machine in zip(simulations, machines, strict=True):
-            labels = {"hardware": choice.hardware.name, "tile": choice.tile, **dict(choice.overrides)}
-            key = "" if one.error else job_key(one.trace_hash, machine, choice.tile)
-            rows.append({**one.columns, **labels, "job_key": key, "error": one.error})
-    outcomes = store.outcomes(row["job_key"] for row in rows)
-    for row in rows:
-        row.update(outcomes.get(row["job_key"], {}))
-    return make_table(rows, study.simulation.overrides)
-
-
-def _write_provenance(
-    study: Study, directory: Path, recorded: Sequence[Recorded], tasks: Sequence[RecordingTask | None]
-) -> None:
+def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
     """Note what the results came from: versions, and for every trace where its frames can be seen again."""
     traces = []
-    for one, task in zip(recorded, tasks, strict=True):
-        inside = one.path.parent.parent == directory
-        entry: dict[str, Any] = {
-            "trace": str(one.path.relative_to(directory) if inside else one.path.absolute()),
-            "trace_hash": one.trace_hash,
-        }
+    for one, task in zip(recorded, plan.tasks, strict=True):
+        place = one.path.absolute() if task is None else one.path.relative_to(plan.directory)
+        entry: dict[str, Any] = {"trace": str(place), "trace_hash": one.trace_hash}
         if task:
             entry |= {"clip": task.clip, "frames": task.frames, "size": task.size, "content": task.content()}
         traces.append(entry)
     packages = ("numpy", "pandas", "numba", "joblib", "fastparquet")
     content = {
-        "study": study.name,
-        "study_sha256": hashlib.sha256(study.text.encode()).hexdigest(),
+        "study": plan.study.name,
+        "study_sha256": hashlib.sha256(plan.study.text.encode()).hexdigest(),
         "skipsim": __version__,
         "model_version": MODEL_VERSION,
         "python": platform.python_version(),
         "packages": {package: metadata.version(package) for package in packages},
         "recordings": traces,
     }
-    write_text(directory / "provenance.json", json.dumps(content, indent=1) + "\n")
+    write_text(plan.directory / PROVENANCE, json.dumps(content, indent=1) + "\n")
 
 
 class _Bar:
@@ -355,9 +221,8 @@ class _Bar:
     def __init__(self, wanted: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Console(stderr=True)
-        self._progress = Progress(
-            *columns, console=console, transient=True, disable=not wanted or not console.is_terminal
-        )
+        shown = wanted and console.is_terminal
+        self._progress = Progress(*columns, console=console, transient=True, disable=not shown)
         self._task = self._progress.add_task("", total=None, visible=False)
 
     def __enter__(self) -> _Bar:

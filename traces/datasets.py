@@ -114,7 +114,7 @@ class _Scene:
     offset: float
 
     def left(self, seconds: float) -> float:
-        """Return the world column of the first pixel: the camera sweeps to and fro at constant speed."""
+        """Return the world column of the first pixel: the camera sweeps right and left in turn, at constant speed."""
         if not self.extent:
             return 0.0
         position = (self.pan_start + self.pan_speed * seconds / self.extent) % 2

@@ -1,0 +1,84 @@
+"""demo: the whole path on a network and clips that come with skipsim, from frames to an answer in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from skipsim.analysis.plots import plot
+from skipsim.analysis.recommend import Recommendation, recommend
+from skipsim.analysis.study import load_study
+from skipsim.analysis.summary import table as aligned
+from skipsim.analysis.sweep import sweep
+from skipsim.atomic import write_text
+
+MAX_DROP_POINTS = 1.0
+STUDY = """\
+# The study of `skipsim demo`. Change it and run it again: skipsim sweep study.toml -o . && skipsim plot .
+# Only what is missing is recorded and simulated then.
+name = "demo"
+
+[recording]                  # what the network does: one recording per combination
+network = "pose_small"       # or "package.module:function", a function that returns your nn.Module
+clip = ["pose:2000000:static", "pose:2000002:static", "pose:2000001:pan", "pose:2000003:pan"]  # or video files
+frames = 24                  # of every clip
+gate = "input_norm"
+threshold = [0.05, 0.075, 0.1, 0.125, 0.15, 0.2]
+block = [1, 2, 4, 8, 16]
+
+[simulation]                 # what the hardware does: every combination for every recording
+hardware = ["edge-npu", "auto-npu", "systolic-32x32"]  # or the path of a .toml file
+tile = ["2x2", "4x4", "8x8", "16x16"]
+# "dram.bytes_per_cycle" = [8, 16]   any number of the machines can be varied like this
+"""
+
+
+def demo(
+    out: str | Path, *, workers: int | None = None, study: str = STUDY, say: Callable[[str], None] = print
+) -> list[Recommendation]:
+    """Record, sweep, draw the figures and say which granularity to take; return the answers, one per machine.
+
+    Args:
+        out: folder for everything; a study.toml that lies there already is taken instead of `study`.
+        workers: number of processes; None: one per core.
+        study: the study's text.
+        say: called with every piece of text.
+
+    Raises:
+        InputError: a folder that holds something else, or an edited study with a mistake in it.
+    """
+    folder = Path(out)
+    file = folder / "study.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        write_text(file, study)
+    plan = load_study(file)
+    recordings, simulations = len(plan.recording_choices()), len(plan.simulation_choices())
+    say(f"study {file}: {recordings} recordings, {recordings * simulations} simulations")
+    results = sweep(file, folder, workers)
+    say(f"figures: {', '.join(path.name for path in plot(folder))} in {folder}")
+    answers = [recommend(results, machine, MAX_DROP_POINTS) for machine in results["hardware"].unique()]
+    say(f"\\nThe fastest choice on each machine within {MAX_DROP_POINTS:g} point of the dense accuracy:\\n")
+    say(_overview(answers))
+    for answer in answers:
+        say(f"\\n{answer.words()}")
+    return answers
+
+
+def _overview(answers: list[Recommendation]) -> str:
+    rows = [("machine", "block", "tile", "threshold", "points lost", "MAC reduction", "speed-up", "realised")]
+    for answer in answers:
+        row = answer.row
+        rows.append(
+            (
+                answer.hardware,
+                row["block"],
+                row["tile"],
+                f"{row['threshold']:g}",
+                f"{row['quality_drop']:.2f}",
+                f"{row['mac_reduction']:.2f}x",
+                f"{row['speedup']:.2f}x",
+                f"{row['realised']:.0%}",
+            )
+        )
+    return aligned(rows, "lrrrrrrr")
