@@ -5,123 +5,21 @@ Everything is imported inside the commands, so that `skipsim --help` answers at 
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import sys
-import threading
-import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skipsim import __version__
+from skipsim.analysis.conventions import CommandLine, complain, example, print_json, read_pair, read_settings, working
 from skipsim.errors import InputError
 
 if TYPE_CHECKING:
     from skipsim.hwmodels.hardware import Hardware
-
-USAGE_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
-PROGRESS_AFTER_SECONDS = 1.0
-
-
-class CommandLine(click.Group):
-    """Ends every run with 0 (done), 1 (failed) or 2 (bad input), and says in one line on standard error why."""
-
-    def main(self, args: Sequence[str] | None = None, *_: Any, **options: Any) -> NoReturn:  # type: ignore[override]
-        """Run one command and exit."""
-        try:
-            code = super().main(args, "skipsim", standalone_mode=False, **options)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message())
-            code = 2
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else "skipsim"
-            _complain(f"{error.format_message()} (see: {command} --help)")
-            code = 2
-        except InputError as error:
-            _complain(str(error))
-            code = 2
-        except click.Abort:
-            _complain("stopped")
-            code = 1
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
-            _complain("this command needs PyTorch: pip install 'skipsim[torch]'")
-            code = 2
-        except OSError as error:
-            _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-            code = 2 if isinstance(error, USAGE_ERRORS) else 1
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(message: str) -> None:
-    click.echo("skipsim: " + " ".join(message.split()), err=True)
-
-
-def _print_json(data: Any) -> None:
-    click.echo(json.dumps(_finite(data), indent=1))
-
-
-def _finite(data: Any) -> Any:
-    """Return data with infinities as text, which JSON has no number for."""
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `key=value` pairs; a value is a TOML literal, and text where it is none."""
-    settings = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set {pair!r}: must be KEY=VALUE, for example dram.bytes_per_cycle=8")
-        try:
-            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip()] = text.strip()
-    return settings
-
-
-def _pair(option: str, text: str) -> tuple[int, int]:
-    """Read "8" as (8, 8) and "8x4" as (8, 4)."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
-        raise InputError(f"{option} {text!r}: must be a whole number >= 1, or ROWSxCOLS, for example 4 or 4x8")
-    return int(sides[0]), int(sides[-1])
-
-
-@contextmanager
-def _working(what: str) -> Iterator[None]:
-    """Show on a terminal that something is under way, as soon as a second has gone by."""
-    from rich.console import Console
-
-    status = Console(stderr=True).status(what)
-    timer = threading.Timer(PROGRESS_AFTER_SECONDS, status.start)
-    timer.daemon = True
-    if sys.stderr.isatty():
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        status.stop()
-
-
-def _hardware(name: str, settings: Sequence[str]) -> Hardware:
-    from skipsim.hwmodels.hardware import load_hardware
-
-    hardware = load_hardware(name)
-    changes = _settings(settings)
-    return hardware.replace(**changes) if changes else hardware
-
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 HARDWARE = click.option("--hardware", required=True, metavar="NAME|FILE", help="A machine's name, or its .toml file.")
@@ -134,8 +32,12 @@ SET = click.option(
 )
 
 
-def _example(*lines: str) -> str:
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+def _hardware(name: str, settings: Sequence[str]) -> Hardware:
+    from skipsim.hwmodels.hardware import load_hardware
+
+    hardware = load_hardware(name)
+    changes = read_settings(settings)
+    return hardware.replace(**changes) if changes else hardware
 
 
 @click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -151,7 +53,7 @@ def main() -> None:
     """
 
 
-@main.command(epilog=_example("skipsim demo --out demo-output"))
+@main.command(epilog=example("skipsim demo --out demo-output"))
 @click.option("--out", type=click.Path(path_type=Path), default="demo-output", show_default=True, help="Folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
 def demo(out: Path, workers: int | None) -> None:
@@ -162,7 +64,7 @@ def demo(out: Path, workers: int | None) -> None:
 
 
 @main.command(
-    epilog=_example(
+    epilog=example(
         "skipsim record pose_small pose:2000000:pan -o pan.trace --threshold 0.1 --block 4 --frames 40",
         "skipsim record my_network:build street.mp4 -o street.trace --threshold 0.05 --block 8 --size 256x256",
     )
@@ -191,15 +93,15 @@ def record(model: str, video: str, out: Path, as_json: bool, block: str, size: s
     from skipsim.analysis.record_clip import record_clip
     from skipsim.analysis.summary import describe_trace, trace_facts
 
-    rows_cols = None if size is None else _pair("--size", size)
-    trace = record_clip(model, video, out, block=_pair("--block", block), size=rows_cols, **options)
+    rows_cols = None if size is None else read_pair("--size", size)
+    trace = record_clip(model, video, out, block=read_pair("--block", block), size=rows_cols, **options)
     if as_json:
-        _print_json(trace_facts(trace))
+        print_json(trace_facts(trace))
     else:
         click.echo(f"{describe_trace(trace)}\n\nnext: skipsim simulate {out} --hardware edge-npu")
 
 
-@main.command(epilog=_example("skipsim train pose_small --clips pose -o weights.safetensors --set steps=1200"))
+@main.command(epilog=example("skipsim train pose_small --clips pose -o weights.safetensors --set steps=1200"))
 @click.argument("network")
 @click.option("--clips", default="pose", show_default=True, help="What to train on.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The weights: a .safetensors file.")
@@ -210,7 +112,7 @@ def train(network: str, clips: str, out: Path, settings: Sequence[str], restart:
     """Train NETWORK on procedural clips; after a kill, the same command goes on where the last checkpoint was."""
     from skipsim.analysis.networks import build_network, check_network_name
 
-    plan = _settings(settings)
+    plan = read_settings(settings)
     check_network_name(network)
     from skipsim.traces.train import train as run
 
@@ -218,10 +120,12 @@ def train(network: str, clips: str, out: Path, settings: Sequence[str], restart:
     model = build_network(network) if ":" in network else network
     report = run(model, clips, out, resume=not restart, progress=not as_json, command=command, **plan)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         scores = report["scores"]["all"]
-        click.echo(f"{out}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if name != "headline"))
+        click.echo(
+            f"{out}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if name != "headline")
+        )
 
 
 @main.group()
@@ -229,7 +133,7 @@ def trace() -> None:
     """Look into a trace: what is in it, is it intact, what do its masks look like."""
 
 
-@trace.command(epilog=_example("skipsim trace info pan.trace"))
+@trace.command(epilog=example("skipsim trace info pan.trace"))
 @click.argument("path", metavar="TRACE")
 @AS_JSON
 def info(path: str, as_json: bool) -> None:
@@ -239,12 +143,12 @@ def info(path: str, as_json: bool) -> None:
 
     found = load_trace(path)
     if as_json:
-        _print_json(trace_facts(found))
+        print_json(trace_facts(found))
     else:
         click.echo(describe_trace(found))
 
 
-@trace.command(epilog=_example("skipsim trace check pan.trace"))
+@trace.command(epilog=example("skipsim trace check pan.trace"))
 @click.argument("path", metavar="TRACE")
 @AS_JSON
 def check(path: str, as_json: bool) -> None:
@@ -253,14 +157,14 @@ def check(path: str, as_json: bool) -> None:
 
     findings = findings_of(path)
     if as_json:
-        _print_json({"intact": not findings, "findings": findings})
+        print_json({"intact": not findings, "findings": findings})
         sys.exit(2 if findings else 0)
     if findings:
         raise InputError(findings[0] + (f" (and {len(findings) - 1} more: --json)" if len(findings) > 1 else ""))
     click.echo(f"{path}: intact")
 
 
-@trace.command(epilog=_example("skipsim trace masks pan.trace -o masks.png --video pose:2000000:pan"))
+@trace.command(epilog=example("skipsim trace masks pan.trace -o masks.png --video pose:2000000:pan"))
 @click.argument("path", metavar="TRACE")
 @click.option("-o", "--out", default="masks.png", show_default=True, type=click.Path(path_type=Path), help="Picture.")
 @click.option("--video", help="The clip that was recorded, to lay the masks over its frames.")
@@ -273,7 +177,7 @@ def hardware() -> None:
     """List, show and check machines."""
 
 
-@hardware.command("list", epilog=_example("skipsim hardware list"))
+@hardware.command("list", epilog=example("skipsim hardware list"))
 @AS_JSON
 def list_machines(as_json: bool) -> None:
     """List the machines that come with skipsim."""
@@ -282,12 +186,12 @@ def list_machines(as_json: bool) -> None:
 
     found = [load_hardware(name) for name in machines()]
     if as_json:
-        _print_json([machine.model_dump() for machine in found])
+        print_json([machine.model_dump() for machine in found])
     else:
         click.echo(describe_machines(found))
 
 
-@hardware.command(epilog=_example("skipsim hardware show edge-npu > my-machine.toml"))
+@hardware.command(epilog=example("skipsim hardware show edge-npu > my-machine.toml"))
 @click.argument("name", metavar="NAME|FILE")
 @AS_JSON
 def show(name: str, as_json: bool) -> None:
@@ -298,14 +202,14 @@ def show(name: str, as_json: bool) -> None:
 
     machine = load_hardware(name)
     if as_json:
-        _print_json(machine.model_dump())
+        print_json(machine.model_dump())
     else:
         catalog = resources.files("skipsim.hwmodels") / "catalog"
         file = catalog / f"{name}.toml" if name in machines() else Path(name)
         click.echo(file.read_text(encoding="utf-8"), nl=False)
 
 
-@hardware.command("check", epilog=_example("skipsim hardware check my-machine.toml"))
+@hardware.command("check", epilog=example("skipsim hardware check my-machine.toml"))
 @click.argument("file", metavar="FILE")
 @AS_JSON
 def check_machine(file: str, as_json: bool) -> None:
@@ -315,13 +219,13 @@ def check_machine(file: str, as_json: bool) -> None:
 
     machine = load_hardware(file)
     if as_json:
-        _print_json(machine.model_dump())
+        print_json(machine.model_dump())
     else:
         click.echo(f"{file}: ok\n\n{describe_machines([machine])}")
 
 
 @main.command(
-    epilog=_example(
+    epilog=example(
         "skipsim simulate pan.trace --hardware edge-npu --tile 8x8",
         "skipsim simulate resnet.csv --hardware my.toml --set dram.bytes_per_cycle=8 --json",
     )
@@ -332,27 +236,52 @@ def check_machine(file: str, as_json: bool) -> None:
 @click.option("--tile", default="auto", show_default=True, help="RxC output pixels, full (the whole map), or auto.")
 @click.option("--dense", is_flag=True, help="Simulate the dense schedule only.")
 @click.option("--engine", default="fast", show_default=True, help="fast, or reference: the slow definition of time.")
+@click.option("--timeline", type=click.Path(path_type=Path), help="Write one frame as .json(.gz) that Perfetto opens.")
+@click.option("--frame", type=int, help="Which frame; default: the first one that is gated.")
 @AS_JSON
 def simulate(
-    path: str, hardware: str, settings: Sequence[str], tile: str, dense: bool, engine: str, as_json: bool
+    path: str,
+    hardware: str,
+    settings: Sequence[str],
+    tile: str,
+    dense: bool,
+    engine: str,
+    timeline: Path | None,
+    frame: int | None,
+    as_json: bool,
 ) -> None:
     """Say how long TRACE takes on a machine, against the dense schedule there, and where the cycles go."""
+    from skipsim.simulator.schedule import dense_schedule, gated_schedule
+    from skipsim.simulator.simulate import parse_tile
     from skipsim.simulator.simulate import simulate as run
+    from skipsim.simulator.timeline import write_timeline
     from skipsim.traces.trace import load_trace
 
+    if frame is not None and timeline is None:
+        raise InputError("--frame: says which frame --timeline is of; give both")
     machine = _hardware(hardware, settings)
     found = load_trace(path)
-    with _working("simulating"):
+    with working("simulating"):
         report = run(found, machine, tile=tile, engine=engine, dense=dense)
+        if timeline:
+            size = None if report.tile == "dense" else parse_tile(report.tile)
+            if dense or size is None:
+                schedule = dense_schedule(found, machine, size)
+            else:
+                schedule = gated_schedule(found, machine, size)
+            gated = (number for number in range(found.frames) if not found.reference(number))
+            write_timeline(timeline, schedule, next(gated, 0) if frame is None else frame)
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
         from skipsim.analysis.summary import describe_report
 
         click.echo(describe_report(report, str(found.origin.get("network", path))))
+        if timeline:
+            click.echo(f"\nto look at the timeline, open {timeline} at https://ui.perfetto.dev")
 
 
-@main.command(epilog=_example("skipsim sweep study.toml -o study --workers 4"))
+@main.command(epilog=example("skipsim sweep study.toml -o study --workers 4"))
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder; default: the study's name without .toml.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
@@ -365,7 +294,14 @@ def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_
 
     out = out or study.with_suffix("")
     if dry_run:
-        _show_pending(pending(study, out), as_json)
+        plan = pending(study, out)
+        if as_json:
+            print_json(asdict(plan))
+        else:
+            click.echo(
+                f"{plan.rows} rows; to do: {plan.missing_recordings} of {plan.recordings} recordings, "
+                f"{plan.missing_simulations} simulations; nothing was written"
+            )
         return
     table = run(study, out, workers)
     failed = table[table["error"] != ""]
@@ -374,17 +310,17 @@ def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_
     else:
         click.echo(f"{len(table) - len(failed)} results in {out}\n\nnext: skipsim plot {out}")
     if len(failed):
-        _complain(f"{len(failed)} of {len(table)} runs failed, the first: {failed['error'].iloc[0]}")
+        complain(f"{len(failed)} of {len(table)} runs failed, the first: {failed['error'].iloc[0]}")
         sys.exit(1)
 
 
-@main.command(epilog=_example("skipsim plot study"))
+@main.command(epilog=example("skipsim plot study"))
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def plot(directory: Path) -> None:
     """Draw the figures of a finished study into its folder."""
 
 
-@main.command(epilog=_example("skipsim recommend study --hardware edge-npu --max-drop 0.5"))
+@main.command(epilog=example("skipsim recommend study --hardware edge-npu --max-drop 0.5"))
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--hardware", required=True, help="A machine of the study.")
 @click.option("--max-drop", default=1.0, show_default=True, help="Accuracy that may be lost, in points.")
@@ -397,6 +333,6 @@ def recommend(directory: Path, hardware: str, max_drop: float, network: str | No
 
     found = run(read_results(directory), hardware, max_drop, network=network)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         click.echo(found.words())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from skipsim.analysis.plots import plot
+
 from skipsim.analysis.recommend import Recommendation, recommend
 from skipsim.analysis.study import load_study
 from skipsim.analysis.summary import table as aligned

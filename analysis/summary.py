@@ -134,10 +134,11 @@ def _totals(report: Report) -> str:
     names = ["per frame", "latency", "MACs", "energy", "DRAM"]
     if report.dense is None:
         return table(zip(names, _column("dense", report), strict=True), "lr")
+    gated = any(layer.gate != "none" for layer in report.network)
     change = "faster" if report.speedup >= 1 else "as fast: slower"
     columns = [
         [*names, "realised"],
-        [*_column("with gates", report), f"{report.realised:.0%}"],
+        [*_column("with gates" if gated else f"tile {report.tile}", report), f"{report.realised:.0%}"],
         [*_column("dense", report.dense), ""],
         ["", f"{report.speedup:.2f}x {change}", f"{report.mac_reduction:.2f}x fewer", "", "", "of the MAC reduction"],
     ]

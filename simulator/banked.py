@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from skipsim.hwmodels.dram import Dram, dram_part
 from skipsim.hwmodels.hardware import Hardware
 
-INTERLEAVE_BYTES = 256  # assumed: neighbouring channels serve neighbouring 256 bytes, as address maps of mobile chips do
+INTERLEAVE_BYTES = (
+    256  # assumed: neighbouring channels serve neighbouring 256 bytes, as address maps of mobile chips do
+)
 
 # One move: `outer` x `inner` contiguous segments of `bytes` each.
 MOVE_COLUMNS = ("address", "bytes", "inner", "inner_stride", "outer", "outer_stride")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError
+from skipsim.hwmodels.dram import dram_part
 from skipsim.hwmodels.hardware import Hardware, ratio
 from skipsim.simulator.dataflow import DATAFLOWS, ArrayCost, vector
 from skipsim.traces.layer import Layer
@@ -115,6 +116,7 @@ class Plan:
     memory_rate: int
     memory_rate_cycles: int
     burst: int
+    banked: int
     merge_halo: int
     cores: int
     prefetch: int
@@ -198,7 +200,7 @@ def _fit(layer: Layer, hardware: Hardware, tile: Tile) -> _Fit | None:
     whole_filters = weight_part // (taps * layer.in_channels * bits.weight_bits)
     weights_per_chunk = whole_filters < min(filters, most_out)
     if weights_per_chunk:
-        most_in = min(most_in, weight_part // (taps * max(1, min(filters, most_out)) * bits.weight_bits))
+        most_in = min(most_in, max(1, weight_part // (taps * max(1, min(filters, most_out)) * bits.weight_bits)))
         whole_filters = weight_part // (taps * max(1, most_in) * bits.weight_bits)
     most_out = min(most_out, whole_filters)
     if most_in < 1 or most_out < 1:
@@ -352,9 +354,10 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
         scatter_rate_cycles=ratio(hardware.scatter.bytes_per_cycle)[1],
         gate_rate=ratio(hardware.gate.elements_per_cycle)[0],
         gate_rate_cycles=ratio(hardware.gate.elements_per_cycle)[1],
-        memory_rate=0 if memory.rule == "ideal" else ratio(memory.bytes_per_cycle)[0],
+        memory_rate=0 if memory.rule != "stream" else ratio(memory.bytes_per_cycle)[0],
         memory_rate_cycles=ratio(memory.bytes_per_cycle)[1],
-        burst=memory.burst_bytes,
+        burst=dram_part(memory.part).burst_bytes if memory.rule == "banked" and memory.part else memory.burst_bytes,
+        banked=int(memory.rule == "banked"),
         merge_halo=int(hardware.schedule.merge_halo),
         cores=hardware.cores,
         prefetch=int(hardware.schedule.prefetch_weights),

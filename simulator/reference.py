@@ -12,15 +12,32 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import simpy
 
 from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, C, Counters, E
-from skipsim.simulator.tiles import INPUT, LAST, OUTPUT, UNIT, Machine, R, S, Tiles
+from skipsim.simulator.reference_banked import BankedMemory
+from skipsim.simulator.tiles import (
+    INPUT,
+    LAST,
+    OUTPUT,
+    REQUEST_COLUMNS,
+    STAGE_REQUEST_COLUMNS,
+    UNIT,
+    Machine,
+    R,
+    S,
+    Tiles,
+)
 
 Steps = Generator[simpy.Event, Any, None]
+Transfer = Generator[simpy.Event, Any, int]
+Moves = list[list[int]]
+Note = Callable[[], None] | None
+Serve = Callable[[int], tuple[int, int]]  # grant -> (cycle of the next grant, arrival of the last byte)
 SCATTER, GATHER, GATE = 0, 1, 2  # order at the port within one cycle
 DEAL, GRANT = 2, 3  # priorities of the decisions at the end of a cycle; SimPy's own events have 0 and 1
 
@@ -30,14 +47,14 @@ class Arbiter:
 
     def __init__(self, env: simpy.Environment, priority: int) -> None:
         self.env, self.priority = env, priority
-        self.waiting: list[tuple[tuple[int, ...], simpy.Event, int]] = []
+        self.waiting: list[tuple[tuple[int, ...], simpy.Event, Serve]] = []
         self.free_at = 0
         self.decision_pending = False
 
-    def request(self, order: tuple[int, ...], hold: int) -> simpy.Event:
-        """Return an event that fires when granted; nothing else is granted for `hold` cycles from then."""
+    def request(self, order: tuple[int, ...], serve: Serve) -> simpy.Event:
+        """Return an event that fires when granted, with (grant, cycle of the next grant, arrival of the last byte)."""
         granted = self.env.event()
-        self.waiting.append(((self.env.now, *order), granted, hold))
+        self.waiting.append(((self.env.now, *order), granted, serve))
         self._decide_at(max(self.env.now, self.free_at))
         return granted
 
@@ -53,9 +70,10 @@ class Arbiter:
         self.decision_pending = False
         first = min(self.waiting, key=lambda entry: entry[0])
         self.waiting.remove(first)
-        _, granted, hold = first
-        self.free_at = self.env.now + hold
-        granted.succeed()
+        _, granted, serve = first
+        grant = self.env.now
+        self.free_at, arrival = serve(grant)
+        granted.succeed((grant, self.free_at, arrival))
         if self.waiting:
             self._decide_at(self.free_at)
 
@@ -139,6 +157,29 @@ class Run:
         self.port_busy = np.zeros(stages, np.int64)
         self.events = np.zeros((len(tiles.rows), len(EVENT_COLUMNS)), np.int64)
         self.prefetched: dict[int, Prefetched] = {}  # core -> weights of the stage to come
+        self.memory = BankedMemory(machine.memory) if machine.memory else None
+
+    def moves(self, table: str, row: int, what: str) -> Moves:
+        """Return where the bytes of a request lie; nothing unless the memory is banked."""
+        if not self.memory:
+            return []
+        columns = REQUEST_COLUMNS if table == "requests" else STAGE_REQUEST_COLUMNS
+        first, count = (int(getattr(self.tiles, table)[row, columns.index(f"{what}_{n}")]) for n in ("first", "moves"))
+        moves: Moves = self.tiles.moves[first : first + count].tolist()
+        return moves
+
+    def transfer(self, stage: int, order: tuple[int, int], hold: int, moves: Moves) -> simpy.Event:
+        """Ask for the memory port; how long it is held is booked on the stage that asked."""
+        request = self.env.now
+
+        def serve(grant: int) -> tuple[int, int]:
+            free = data = grant + hold
+            if self.memory:
+                free, data = self.memory.serve(moves, order[0] == SCATTER, request, grant)
+            self.port_busy[stage] += free - grant
+            return free, data
+
+        return self.port.request(order, serve)
 
     def stages(self) -> Steps:
         """Run one stage after the other."""
@@ -151,7 +192,7 @@ class Stage:
 
     def __init__(self, run: Run, number: int) -> None:
         self.run_, self.number, self.env = run, number, run.env
-        self.machine, self.port = run.machine, run.port
+        self.machine = run.machine
         self.columns = {name: int(value) for name, value in zip(S, run.tiles.stages[number], strict=True)}
         units = self._units()
         lists = 1 if self.machine.dynamic else self.machine.cores
@@ -201,17 +242,17 @@ class Stage:
     def _gate(self) -> simpy.Event:
         def stream() -> Steps:
             begin = self.env.now
-            self.run_.port_busy[self.number] += self.columns["gate_read"]
-            yield self.port.request((GATE, 0), self.columns["gate_read"])
-            arrival = self.env.now + self.columns["gate_read"] + self.machine.latency
-            yield self.env.timeout(max(begin + self.columns["gate"], arrival) - self.env.now)
+            moves = self.run_.moves("stage_requests", self.number, "gate")
+            _, _, data = yield self.run_.transfer(self.number, (GATE, 0), self.columns["gate_read"], moves)
+            done = max(begin + self.columns["gate"], data + self.machine.latency)
+            yield self.env.timeout(done - self.env.now)
 
         return self.env.process(stream())
 
     def next_unit(self, core: int) -> Generator[simpy.Event, Any, list[Pass] | None]:
         """Deal a unit: static = round robin by unit number, dynamic = the next one, to whoever asks first."""
         if self.machine.dynamic:
-            yield self.dealer.request((core,), 0)
+            yield self.dealer.request((core,), lambda cycle: (cycle, cycle))
             core = 0
         return self.units[core].popleft() if self.units[core] else None
 
@@ -244,17 +285,18 @@ class Core:
         """Note that something happened now."""
         self.stage.run_.events[row, E[name]] = self.env.now
 
-    def use_port(self, order: tuple[int, int], hold: int) -> simpy.Event:
-        """Ask for the memory port and book its cycles on this stage."""
-        self.stage.run_.port_busy[self.stage.number] += hold
-        return self.stage.port.request(order, hold)
+    def transfer(self, kind: int, port: int, hold: int, moves: Moves, *, granted: Note = None) -> Transfer:
+        """Move bytes over the DMA's own port and, if `hold`, the memory port; return when the last byte arrives.
 
-    def fetch_weights(self, port: int, read: int) -> Generator[simpy.Event, Any, int]:
-        """Move weights; return when they arrive. Latency does not hold the gather unit."""
-        if read:
-            yield self.use_port((GATHER, self.number), read)
-        yield self.env.timeout(max(port, read))
-        return self.env.now + (self.stage.machine.latency if read else 0)
+        Latency does not hold the DMA. `granted` is called when the transfer begins.
+        """
+        free = data = self.env.now
+        if hold:
+            _, free, data = yield self.stage.run_.transfer(self.stage.number, (kind, self.number), hold, moves)
+        if granted:
+            granted()
+        yield self.env.timeout(max(port, free - self.env.now))
+        return max(self.env.now, data) + (self.stage.machine.latency if hold else 0)
 
     def gather(self) -> Steps:
         """Turn to each pass dealt to this core: its weights if others are held, then its tiles in order."""
@@ -281,7 +323,8 @@ class Core:
                 if one.group != held and (port or read):
                     yield self.weights.free_for(passes)
                     self.weights.take(passes)
-                    weights_arrival = yield from self.fetch_weights(port, read)
+                    moves = stage.run_.moves("requests", one.rows[0], "weight")
+                    weights_arrival = yield from self.transfer(GATHER, port, read, moves)
                 held = one.group
                 one.weights_arrival = weights_arrival
                 one.activity.append(("weights", begin, env.now))
@@ -311,15 +354,19 @@ class Core:
         yield env.timeout(stage.row(row, "gather"))
         begin = step("gather_issue", begin)
         self.event(row, "request")
-        read = stage.row(row, "read")
-        if read:
-            yield self.use_port((GATHER, self.number), read)
-        begin = step("gather_queue", begin)
-        self.event(row, "grant")
-        yield env.timeout(max(stage.row(row, "gather_port"), read))
-        step("gather_transfer", begin)
+        moved = begin
+
+        def granted() -> None:
+            nonlocal moved
+            moved = step("gather_queue", begin)
+            self.event(row, "grant")
+
+        moves = stage.run_.moves("requests", row, "read")
+        port, read = stage.row(row, "gather_port"), stage.row(row, "read")
+        arrival = yield from self.transfer(GATHER, port, read, moves, granted=granted)
+        step("gather_transfer", moved)
         self.event(row, "gather_end")
-        one.arrival = max(one.arrival, env.now + (stage.machine.latency if read else 0))
+        one.arrival = max(one.arrival, arrival)
 
     def prefetch(self, passes: int) -> None:
         """Fetch the next stage's first weights, now that nothing is left to gather."""
@@ -333,7 +380,8 @@ class Core:
 
         def fetch() -> Steps:
             yield self.weights.free_for(passes)
-            note.arrival = yield from self.fetch_weights(port, read)
+            moves = run.moves("stage_requests", following, "prefetch")
+            note.arrival = yield from self.transfer(GATHER, port, read, moves)
             note.done.succeed()
 
         self.env.process(fetch())
@@ -365,11 +413,10 @@ class Core:
                 self.event(row, "scatter_begin")
                 yield env.timeout(stage.row(row, "scatter"))
                 self.event(row, "write_request")
-                write = stage.row(row, "write")
-                if write:
-                    yield self.use_port((SCATTER, self.number), write)
-                self.event(row, "write_grant")
-                yield env.timeout(max(stage.row(row, "scatter_port"), write))
+                moves = stage.run_.moves("requests", row, "write")
+                port, write = stage.row(row, "scatter_port"), stage.row(row, "write")
+                note = partial(self.event, row, "write_grant")
+                yield from self.transfer(SCATTER, port, write, moves, granted=note)
                 self.event(row, "scatter_end")
             self.scattered.advance()
         self.done_at = env.now

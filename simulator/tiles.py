@@ -13,12 +13,13 @@ Flags stand on the first row of a pass, except LAST, which stands on its last ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.hwmodels.hardware import Hardware
+from skipsim.simulator.banked import MOVE_COLUMNS, Banked, banked
 
 MODEL_VERSION = 1  # grows with every change of a simulated number
 
@@ -74,13 +75,28 @@ S = {name: position for position, name in enumerate(STAGE_COLUMNS)}
 W = {name: position for position, name in enumerate(WORK_COLUMNS)}
 
 
+REQUEST_COLUMNS = ("read_first", "read_moves", "weight_first", "weight_moves", "write_first", "write_moves")
+STAGE_REQUEST_COLUMNS = ("gate_first", "gate_moves", "prefetch_first", "prefetch_moves")
+
+
+def _nothing(columns: int) -> NDArray[np.int64]:
+    return np.zeros((0, columns), np.int64)
+
+
 @dataclass(frozen=True)
 class Tiles:
-    """Stages, their rows, and the work that they stand for; int64 throughout."""
+    """Stages, their rows, and the work that they stand for; int64 throughout.
+
+    The last three say where the bytes lie. Only a banked memory needs them: then the memory-port columns of rows and
+    stages just say whether the port is used, and how long follows from the addresses.
+    """
 
     rows: NDArray[np.int64]  # [rows, len(ROW_COLUMNS)]
     stages: NDArray[np.int64]  # [stages, len(STAGE_COLUMNS)]
     work: NDArray[np.int64]  # [stages, len(WORK_COLUMNS)]
+    moves: NDArray[np.int64] = field(default_factory=lambda: _nothing(len(MOVE_COLUMNS)))  # segments: see banked.py
+    requests: NDArray[np.int64] = field(default_factory=lambda: _nothing(len(REQUEST_COLUMNS)))  # per row: its moves
+    stage_requests: NDArray[np.int64] = field(default_factory=lambda: _nothing(len(STAGE_REQUEST_COLUMNS)))
 
 
 @dataclass(frozen=True)
@@ -91,9 +107,8 @@ class Machine:
     halves: int = 2  # parts of each buffer
     latency: int = 0  # cycles from the end of a memory transfer to the data's arrival
     dynamic: bool = False  # units go to the first core that is ready, not round robin
-    prefetch: bool = (
-        False  # a stage's first weights may be fetched when a core has gathered its last tile of the stage before
-    )
+    prefetch: bool = False  # a core with no tile left to gather fetches the next stage's first weights
+    memory: Banked | None = None  # None: the memory-port columns say how long the port is held
 
 
 def machine(hardware: Hardware) -> Machine:
@@ -104,4 +119,5 @@ def machine(hardware: Hardware) -> Machine:
         latency=hardware.dram.latency_cycles if hardware.dram.rule != "ideal" else 0,
         dynamic=hardware.schedule.distribution == "dynamic",
         prefetch=hardware.schedule.prefetch_weights,
+        memory=banked(hardware),
     )

@@ -1,0 +1,113 @@
+"""What all commands have in common: exit codes, one-line errors, JSON, how values are written, signs of life."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+from skipsim.errors import InputError
+
+USAGE_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+PROGRESS_AFTER_SECONDS = 1.0
+
+
+class CommandLine(click.Group):
+    """Ends every run with 0 (done), 1 (failed) or 2 (bad input), and says in one line on standard error why."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **options: Any) -> NoReturn:
+        """Run one command and exit."""
+        try:
+            code = super().main(args, "skipsim", standalone_mode=False, **options)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            code = 2
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "skipsim"
+            complain(f"{error.format_message()} (see: {command} --help)")
+            code = 2
+        except InputError as error:
+            complain(str(error))
+            code = 2
+        except click.Abort:
+            complain("stopped")
+            code = 1
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            complain("this command needs PyTorch: pip install 'skipsim[torch]'")
+            code = 2
+        except OSError as error:
+            complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            code = 2 if isinstance(error, USAGE_ERRORS) else 1
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error."""
+    click.echo("skipsim: " + " ".join(message.split()), err=True)
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON on standard output."""
+    click.echo(json.dumps(_finite(data), indent=1))
+
+
+def _finite(data: Any) -> Any:
+    """Return data with infinities as text, which JSON has no number for."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def read_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` pairs; a value is a TOML literal, and text where it is none."""
+    settings = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {pair!r}: must be KEY=VALUE, for example dram.bytes_per_cycle=8")
+        try:
+            settings[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = text.strip()
+    return settings
+
+
+def read_pair(option: str, text: str) -> tuple[int, int]:
+    """Read "8" as (8, 8) and "8x4" as (8, 4)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise InputError(f"{option} {text!r}: must be a whole number >= 1, or ROWSxCOLS, for example 4 or 4x8")
+    return int(sides[0]), int(sides[-1])
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal that something is under way, as soon as a second has gone by."""
+    from rich.console import Console
+
+    status = Console(stderr=True).status(what)
+    timer = threading.Timer(PROGRESS_AFTER_SECONDS, status.start)
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        status.stop()
+
+
+def example(*lines: str) -> str:
+    """Return command lines as the end of a help page."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
