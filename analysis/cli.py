@@ -57,7 +57,10 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), default="demo-output", show_default=True, help="Folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
 def demo(out: Path, workers: int | None) -> None:
-    """Run the whole path on a shipped network and procedural clips: record, sweep, figures, and an answer in words."""
+    """Run the whole path on a shipped network: figures and an answer.
+
+    Records pose_small on procedural clips, sweeps machines and tiles, draws the figures into the folder, and says in
+    words which block and tile to take on each machine. Change study.toml there and run it again to go on from here."""
     from skipsim.analysis.demo import demo as run
 
     run(out, workers=workers)
@@ -84,7 +87,7 @@ def demo(out: Path, workers: int | None) -> None:
 @click.option("--agreement/--no-agreement", default=True, show_default=True, help="Compare with the dense network.")
 @AS_JSON
 def record(model: str, video: str, out: Path, as_json: bool, block: str, size: str | None, **options: Any) -> None:
-    """Run MODEL with gates on VIDEO and record which blocks it computed.
+    """Run a network with gates on a video; note what it computed.
 
     MODEL is a network's name (pose_small, ...) or package.module:function, a function without arguments that returns
     an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array or a
@@ -109,7 +112,7 @@ def record(model: str, video: str, out: Path, as_json: bool, block: str, size: s
 @click.option("--restart", is_flag=True, help="Start again instead of going on from a checkpoint.")
 @AS_JSON
 def train(network: str, clips: str, out: Path, settings: Sequence[str], restart: bool, as_json: bool) -> None:
-    """Train NETWORK on procedural clips; after a kill, the same command goes on where the last checkpoint was."""
+    """Train a network on procedural clips; goes on after a kill."""
     from skipsim.analysis.networks import build_network, check_network_name
 
     plan = read_settings(settings)
@@ -130,14 +133,16 @@ def train(network: str, clips: str, out: Path, settings: Sequence[str], restart:
 
 @main.group()
 def trace() -> None:
-    """Look into a trace: what is in it, is it intact, what do its masks look like."""
+    """Look into a trace: what it holds, whether it is intact."""
 
 
 @trace.command(epilog=example("skipsim trace info pan.trace"))
 @click.argument("path", metavar="TRACE")
 @AS_JSON
 def info(path: str, as_json: bool) -> None:
-    """Say what is in TRACE, a trace folder or a topology file (.csv of SCALE-Sim, .onnx)."""
+    """Say what is in a trace.
+
+    TRACE is a trace's folder or a topology file (.csv of SCALE-Sim, .onnx)."""
     from skipsim.analysis.summary import describe_trace, trace_facts
     from skipsim.traces.trace import load_trace
 
@@ -152,7 +157,7 @@ def info(path: str, as_json: bool) -> None:
 @click.argument("path", metavar="TRACE")
 @AS_JSON
 def check(path: str, as_json: bool) -> None:
-    """Read all of TRACE and compare it with its checksums; exit code 2 if it is damaged."""
+    """Compare a trace with its checksums; exit code 2: damaged."""
     from skipsim.traces.trace import check as findings_of
 
     findings = findings_of(path)
@@ -169,7 +174,7 @@ def check(path: str, as_json: bool) -> None:
 @click.option("-o", "--out", default="masks.png", show_default=True, type=click.Path(path_type=Path), help="Picture.")
 @click.option("--video", help="The clip that was recorded, to lay the masks over its frames.")
 def masks(path: str, out: Path, video: str | None) -> None:
-    """Draw the masks of TRACE over the frames of its clip."""
+    """Draw the masks of a trace over the frames of its clip."""
 
 
 @main.group()
@@ -195,7 +200,9 @@ def list_machines(as_json: bool) -> None:
 @click.argument("name", metavar="NAME|FILE")
 @AS_JSON
 def show(name: str, as_json: bool) -> None:
-    """Print a machine's file: every number with its source. A copy of it is the start of a machine of your own."""
+    """Print a machine's file: every number and its source.
+
+    A changed copy of it is a machine of your own."""
     from importlib import resources
 
     from skipsim.hwmodels.hardware import load_hardware, machines
@@ -250,7 +257,9 @@ def simulate(
     frame: int | None,
     as_json: bool,
 ) -> None:
-    """Say how long TRACE takes on a machine, against the dense schedule there, and where the cycles go."""
+    """Say how long a trace takes on a machine, and why.
+
+    Compares with the dense schedule on the same machine, and says where the cycles go."""
     from skipsim.simulator.schedule import dense_schedule, gated_schedule
     from skipsim.simulator.simulate import parse_tile
     from skipsim.simulator.simulate import simulate as run
@@ -288,7 +297,9 @@ def simulate(
 @click.option("--dry-run", is_flag=True, help="Only say what would be recorded and simulated.")
 @AS_JSON
 def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_json: bool) -> None:
-    """Run every combination of a study, or what is missing of it: kill it whenever you like and start it again."""
+    """Run a study, or what is missing of it.
+
+    Kill it whenever you like; the same command goes on. Exit code 1 if a run failed; its row says why."""
     from skipsim.analysis.sweep import pending
     from skipsim.analysis.sweep import sweep as run
 
@@ -317,7 +328,7 @@ def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_
 @main.command(epilog=example("skipsim plot study"))
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def plot(directory: Path) -> None:
-    """Draw the figures of a finished study into its folder."""
+    """Draw the figures of a study into its folder."""
 
 
 @main.command(epilog=example("skipsim recommend study --hardware edge-npu --max-drop 0.5"))
@@ -327,7 +338,7 @@ def plot(directory: Path) -> None:
 @click.option("--network", help="Which network, where the study has several.")
 @AS_JSON
 def recommend(directory: Path, hardware: str, max_drop: float, network: str | None, as_json: bool) -> None:
-    """Name the fastest choice of a study that loses at most so much accuracy."""
+    """Name the fastest choice within an accuracy drop."""
     from skipsim.analysis.recommend import recommend as run
     from skipsim.analysis.results import read_results
 

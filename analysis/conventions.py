@@ -22,6 +22,12 @@ PROGRESS_AFTER_SECONDS = 1.0
 class CommandLine(click.Group):
     """Ends every run with 0 (done), 1 (failed) or 2 (bad input), and says in one line on standard error why."""
 
+    group_class = type  # groups of commands are listed in their order too
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are written, which is that of a user's work."""
+        return list(self.commands)
+
     def main(self, args: Sequence[str] | None = None, *_: Any, **options: Any) -> NoReturn:
         """Run one command and exit."""
         try:

@@ -41,6 +41,7 @@ from skipsim.traces.trace import Trace, load_trace
 PROVENANCE = "provenance.json"
 LARGEST_BATCH = 64
 BATCHES_PER_WORKER = 16
+LONGEST_REASON = 300  # characters; compilers write pages
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _simulate_job(job: Job) -> dict[str, Any]:
     except InputError as error:
         return {"error": str(error)}
     except Exception as error:  # whatever went wrong, it costs this row and not the study
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_REASON]}
 
 
 @lru_cache(maxsize=2)

@@ -12,6 +12,7 @@ from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator import fast
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Tile, Traffic, plan, plan_arrays
+from skipsim.simulator.residency import addresses
 from skipsim.simulator.tiles import machine
 from skipsim.traces.layer import Layer
 
@@ -31,6 +32,7 @@ def _dense_tile(layer: Layer, hardware: Hardware, traffic: Traffic) -> Tile:
     candidates = {
         (min(rows, layer.out_rows), min(cols, layer.out_cols)) for rows, cols in [WHOLE_MAP, *bands, *squares]
     }
+    bases = addresses((layer,), hardware) if hardware.dram.rule == "banked" else None
     best: tuple[int, Tile] | None = None
     problem: InputError | None = None
     for tile in sorted(candidates, key=lambda tile: (-tile[0] * tile[1], tile)):
@@ -39,7 +41,7 @@ def _dense_tile(layer: Layer, hardware: Hardware, traffic: Traffic) -> Tile:
         except InputError as error:
             problem = error
             continue
-        tiles = lower(np.zeros(0, np.uint8), np.zeros(1, np.int64), *plan_arrays([planned]))
+        tiles = lower(np.zeros(0, np.uint8), np.zeros(1, np.int64), *plan_arrays([planned]), bases)
         cycles = fast.run(tiles, machine(hardware)).cycles
         if best is None or cycles < best[0]:
             best = cycles, tile

@@ -230,7 +230,7 @@ def _run(
     port_busy,
     events,
     keep_events,
-):  # noqa: E501
+):
     """Run all stages; fill begin, end, causes, port_busy and, if they are kept, events."""
     most = 0
     for stage in range(len(stages)):

@@ -5,11 +5,14 @@ Three steps: coarsen every mask to tiles, size the table, fill it. MODEL.md, "Wh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.simulator import tiles as table
+from skipsim.simulator.banked import MOVE_COLUMNS
 from skipsim.simulator.dataflow import WHOLE_PASS
 from skipsim.simulator.tiles import Tiles
 
@@ -41,9 +44,24 @@ DRAM_READ, DRAM_WRITE, WEIGHT_BYTES, GATE_BYTES, INPUT_BUFFER, WEIGHT_BUFFER, OU
     )
 )  # fmt: skip
 
+# Where a layer's data begin.
+REGIONS = ("input", "reference", "output", "next_reference", "delta", "weights")
+INPUT_MAP, REFERENCE, OUTPUT_MAP, NEXT_REFERENCE, DELTA, WEIGHTS = range(6)
+
+
+class Part(NamedTuple):
+    """Which slice of a layer's channels a pass runs, and what that means for its tiles."""
+
+    gathers: bool  # inputs are read: it does not reuse the previous pass's
+    begins: bool  # the first slice of a sum: old outputs are read
+    ends: bool  # the last one: outputs are written
+    in_channel: int  # where the slice begins
+    out_channel: int
+
+
 # What a tile moves in one direction: descriptors, contiguous segments, bytes, of these DRAM bytes (bursts rounded up)
-# and bytes that the global buffer keeps.
-STREAMS, SEGMENTS, BYTES, DRAM_BYTES, ON_CHIP = range(5)
+# and bytes that the global buffer keeps; MOVES counts entries of the table of moves (banked memories).
+STREAMS, SEGMENTS, BYTES, DRAM_BYTES, ON_CHIP, MOVES = range(6)
 
 
 @numba.njit(cache=True)
@@ -100,29 +118,56 @@ def _active_tiles(bits, offsets, plans, active, first):
 
 
 @numba.njit(cache=True)
-def _add(moved, p, rows, cols, map_rows, map_cols, channels, map_channels, bits, in_dram):
-    """Add one stream, a rows x cols x channels cut of a map, to what a tile moves: its contiguous segments and bytes."""
+def _add(moved, moves, p, base, y, x, channel, rows, cols, map_rows, map_cols, channels, map_channels, bits, in_dram):
+    """Add one stream, the cut [y, x, channel] + [rows, cols, channels] of a map at `base`, to what a tile moves."""
     if rows <= 0 or cols <= 0:
         return
+    whole_rows = cols == map_cols
     if p.channels_first:
-        whole_rows = cols == map_cols
-        segments = channels * (1 if whole_rows else rows)
-        values = cols * (rows if whole_rows else 1)
-        if whole_rows and rows == map_rows:
-            segments, values = 1, values * channels
-    elif channels == map_channels:
-        segments = 1 if cols == map_cols else rows
-        values = cols * channels * (rows if cols == map_cols else 1)
+        at = (channel * map_rows + y) * map_cols + x
+        values, inner, inner_stride, outer, outer_stride = cols, rows, map_cols, channels, map_rows * map_cols
+        if whole_rows:
+            values, inner = cols * rows, 1
+            if rows == map_rows:
+                values, outer = values * channels, 1
     else:
-        segments, values = rows * cols, channels
-    each = _bytes(values, bits)
+        at = (y * map_cols + x) * map_channels + channel
+        values, inner, inner_stride, outer, outer_stride = channels, cols, map_channels, rows, map_cols * map_channels
+        if channels == map_channels:
+            values, inner = cols * channels, 1
+            if whole_rows:
+                values, outer = values * rows, 1
+    each, segments = _bytes(values, bits), inner * outer
     moved[STREAMS] += 1
     moved[SEGMENTS] += segments
     moved[BYTES] += segments * each
-    if in_dram:
-        moved[DRAM_BYTES] += segments * (-(-each // p.burst) * p.burst)
-    else:
+    if not in_dram:
         moved[ON_CHIP] += segments * each
+    elif p.banked:
+        at = base + at * bits // 8
+        _move(moved, moves, p, at, each, inner, _bytes(inner_stride, bits), outer, _bytes(outer_stride, bits))
+    else:
+        moved[DRAM_BYTES] += segments * (-(-each // p.burst) * p.burst)
+
+
+@numba.njit(cache=True)
+def _move(moved, moves, p, address, each, inner, inner_stride, outer, outer_stride):
+    """Note where a stream's bytes lie, and count the bursts that its segments touch."""
+    m = moves[moved[MOVES]]
+    m[0], m[1], m[2], m[3], m[4], m[5] = address, each, inner, inner_stride, outer, outer_stride
+    moved[MOVES] += 1
+    for high in range(outer):
+        for low in range(inner):
+            begin = address + high * outer_stride + low * inner_stride
+            moved[DRAM_BYTES] += ((begin + each - 1) // p.burst - begin // p.burst + 1) * p.burst
+
+
+@numba.njit(cache=True)
+def _port(p, dram_bytes):
+    """Return the cycles on the memory port; a banked memory finds them out itself and is only told that it is used."""
+    if p.banked:
+        return 1 if dram_bytes else 0
+    return _ceil(dram_bytes, p.memory_rate, p.memory_rate_cycles)
 
 
 @numba.njit(cache=True)
@@ -137,43 +182,51 @@ def _bounds(p, tile_row, tile_col):
 
 
 @numba.njit(cache=True)
-def _add_window(moved, p, bounds, left, channels, in_dram):
+def _add_window(moved, moves, p, base, bounds, left, channel, channels, in_dram):
     """Add a tile's input window, from column `left` on."""
     y0, y1, x1 = bounds[4], bounds[5], bounds[7]
-    _add(moved, p, y1 - y0, x1 - left, p.in_rows, p.in_cols, channels, p.in_channels, p.activation_bits, in_dram)
-
-
-@numba.njit(cache=True)
-def _add_outputs(moved, p, bounds, channels, bits, in_dram):
-    """Add a tile's outputs."""
-    rows, cols = bounds[1] - bounds[0], bounds[3] - bounds[2]
-    _add(moved, p, rows, cols, p.out_rows, p.out_cols, channels, p.out_channels, bits, in_dram)
-
-
-@numba.njit(cache=True)
-def _add_footprint(moved, p, bounds):
-    """Add the inputs that a tile stands on, halo left out: what becomes the reference when the tile was computed."""
-    rows = min(p.in_rows, bounds[1] * p.stride_rows) - min(p.in_rows, bounds[0] * p.stride_rows)
-    cols = min(p.in_cols, bounds[3] * p.stride_cols) - min(p.in_cols, bounds[2] * p.stride_cols)
     _add(
-        moved, p, rows, cols, p.in_rows, p.in_cols, p.in_channels, p.in_channels, p.activation_bits, p.reference_in_dram
+        moved, moves, p, base, y0, left, channel, y1 - y0, x1 - left, p.in_rows, p.in_cols, channels, p.in_channels,
+        p.activation_bits, in_dram,
     )  # fmt: skip
 
 
 @numba.njit(cache=True)
-def _outputs_outermost(p, shares, active, first, end):
-    """Whether slices of the outputs run one after the other over all tiles (inputs read again for each), not tile by tile.
+def _add_outputs(moved, moves, p, base, bounds, channel, channels, bits, in_dram):
+    """Add a tile's outputs."""
+    rows, cols = bounds[1] - bounds[0], bounds[3] - bounds[2]
+    _add(
+        moved, moves, p, base, bounds[0], bounds[2], channel, rows, cols, p.out_rows, p.out_cols, channels,
+        p.out_channels, bits, in_dram,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _add_footprint(moved, moves, p, base, bounds):
+    """Add the inputs that a tile stands on, halo left out: what becomes the reference when the tile was computed."""
+    y, x = min(p.in_rows, bounds[0] * p.stride_rows), min(p.in_cols, bounds[2] * p.stride_cols)
+    rows, cols = min(p.in_rows, bounds[1] * p.stride_rows) - y, min(p.in_cols, bounds[3] * p.stride_cols) - x
+    _add(
+        moved, moves, p, base, y, x, 0, rows, cols, p.in_rows, p.in_cols, p.in_channels, p.in_channels,
+        p.activation_bits, p.reference_in_dram,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)
+def _outputs_outermost(p, shares, base, active, first, end):
+    """Whether slices of the outputs run one after the other over all tiles (inputs read again), not tile by tile.
 
     Whatever moves fewer bytes to and from memory; a tie goes to reading weights once.
     """
     if p.splits == 1 or not p.regroups or p.chunks > 1:
         return True
-    moved = np.zeros(5, np.int64)
+    moved, unused = np.zeros(6, np.int64), np.empty((2, 6), np.int64)
     for number in range(first, end):
+        moved[MOVES] = 0
         bounds = _bounds(p, active[number, 0], active[number, 1])
-        _add_window(moved, p, bounds, bounds[6], p.in_channels, p.input_in_dram)
+        _add_window(moved, unused, p, base[INPUT_MAP], bounds, bounds[6], 0, p.in_channels, p.input_in_dram)
         if p.reads_reference:
-            _add_window(moved, p, bounds, bounds[6], p.in_channels, p.reference_in_dram)
+            _add_window(moved, unused, p, base[REFERENCE], bounds, bounds[6], 0, p.in_channels, p.reference_in_dram)
     weights = 0
     for split in range(p.splits):
         weights += shares[p.first_share + split].weight_bytes
@@ -182,40 +235,74 @@ def _outputs_outermost(p, shares, active, first, end):
 
 
 @numba.njit(cache=True)
-def _tile(p, share, row, work, read, write, bounds, left, gathers, begins, ends, moves_reference):
-    """Fill one row. `gathers`: its inputs are read; `begins`, `ends`: it is the first, the last, slice of its outputs."""
-    pixels = (bounds[1] - bounds[0]) * (bounds[3] - bounds[2])
-    read[:], write[:] = 0, 0
-    if gathers:
-        _add_window(read, p, bounds, left, share.in_channels, p.input_in_dram)
+def _read(p, share, part, moves, base, bounds, left, read):
+    """Collect what a tile reads; return the bytes of it that are inputs."""
+    if part.gathers:
+        _add_window(
+            read, moves, p, base[INPUT_MAP], bounds, left, part.in_channel, share.in_channels, p.input_in_dram
+        )  # fmt: skip
         if p.reads_reference:
-            _add_window(read, p, bounds, left, share.in_channels, p.reference_in_dram)
-        work[INPUT_BUFFER] += read[BYTES]
-    if begins:
+            _add_window(
+                read, moves, p, base[REFERENCE], bounds, left, part.in_channel, share.in_channels, p.reference_in_dram
+            )  # fmt: skip
+    inputs = read[BYTES]
+    if part.begins:
         if p.reads_state:
-            _add_outputs(read, p, bounds, share.out_channels, p.state_bits, p.output_in_dram)
+            _add_outputs(
+                read, moves, p, base[OUTPUT_MAP], bounds, part.out_channel, share.out_channels, p.state_bits,
+                p.output_in_dram,
+            )  # fmt: skip
         if p.fused_gate and not p.writes_delta:
-            _add_outputs(read, p, bounds, share.out_channels, p.activation_bits, p.reference_in_dram)
-    compared = 0
-    if ends:
-        _add_outputs(write, p, bounds, share.out_channels, p.state_bits, p.output_in_dram)
-        work[OUTPUT_BUFFER] += write[BYTES]
+            _add_outputs(
+                read, moves, p, base[NEXT_REFERENCE], bounds, part.out_channel, share.out_channels, p.activation_bits,
+                p.reference_in_dram,
+            )  # fmt: skip
+    return inputs
+
+
+@numba.njit(cache=True)
+def _write(p, share, part, moves, base, bounds, write):
+    """Collect what a tile writes, the output map first."""
+    if part.ends:
+        _add_outputs(
+            write, moves, p, base[OUTPUT_MAP], bounds, part.out_channel, share.out_channels, p.state_bits,
+            p.output_in_dram,
+        )  # fmt: skip
         if p.writes_delta:
-            _add_outputs(write, p, bounds, share.out_channels, p.activation_bits, p.output_in_dram)
-        if moves_reference:
-            _add_footprint(write, p, bounds)
-        if p.fused_gate:
-            compared = pixels * share.out_channels
+            _add_outputs(
+                write, moves, p, base[DELTA], bounds, part.out_channel, share.out_channels, p.activation_bits,
+                p.output_in_dram,
+            )  # fmt: skip
+        if p.writes_reference and part.out_channel == 0:
+            _add_footprint(write, moves, p, base[REFERENCE], bounds)
+
+
+@numba.njit(cache=True)
+def _tile(p, share, part, row, request, work, moves, base, bounds, left, read, write):
+    """Fill one row; return its output positions."""
+    pixels = (bounds[1] - bounds[0]) * (bounds[3] - bounds[2])
+    first = write[MOVES]
+    read[:], write[:] = 0, 0
+    read[MOVES] = first
+    inputs = _read(p, share, part, moves, base, bounds, left, read)
+    write[MOVES] = read[MOVES]
+    _write(p, share, part, moves, base, bounds, write)
+    if p.banked:
+        request[0], request[1] = first, read[MOVES] - first
+        request[4], request[5] = read[MOVES], write[MOVES] - read[MOVES]
+    compared = pixels * share.out_channels if part.ends and p.fused_gate else 0
     row[GATHER] = read[STREAMS] * p.gather_setup + read[SEGMENTS] * p.gather_segment
     row[GATHER_PORT] = _ceil(read[BYTES], p.gather_rate, p.gather_rate_cycles)
-    row[READ] = _ceil(read[DRAM_BYTES], p.memory_rate, p.memory_rate_cycles)
+    row[READ] = _port(p, read[DRAM_BYTES])
     row[SCATTER] = write[STREAMS] * p.scatter_setup + write[SEGMENTS] * p.scatter_segment
     compare_cycles = _ceil(compared, p.gate_rate, p.gate_rate_cycles)
     row[SCATTER_PORT] = max(_ceil(write[BYTES], p.scatter_rate, p.scatter_rate_cycles), compare_cycles)
-    row[WRITE] = _ceil(write[DRAM_BYTES], p.memory_rate, p.memory_rate_cycles)
+    row[WRITE] = _port(p, write[DRAM_BYTES])
     work[DRAM_READ] += read[DRAM_BYTES]
     work[DRAM_WRITE] += write[DRAM_BYTES]
     work[GLOBAL_BUFFER] += read[ON_CHIP] + write[ON_CHIP]
+    work[INPUT_BUFFER] += inputs
+    work[OUTPUT_BUFFER] += read[BYTES] - inputs + write[BYTES]
     work[GATE_ELEMENTS] += compared
     return pixels
 
@@ -234,84 +321,138 @@ def _array(p, share, row, work, pixels):
 
 
 @numba.njit(cache=True)
-def _layer(p, shares, active, first, end, rows, at, work):
-    """Fill the rows of one layer, starting at row `at`. Return the row after the last, and how its weights are fetched."""
-    outputs_outermost = _outputs_outermost(p, shares, active, first, end)
+def _burst_bytes(p, values):
+    """Round up to whole bursts."""
+    return -(-values // p.burst) * p.burst
+
+
+@numba.njit(cache=True)
+def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at, work):
+    """Fill the rows of one layer from row `at` and move `used` on.
+
+    Returns the next row and move, whether weights change with every pass, and how many cores share a fetch of them.
+    """
+    outputs_outermost = _outputs_outermost(p, shares, base, active, first, end)
     units = -(-(end - first) // p.packed)
     # Weights that change with every pass are fetched whole by whichever core needs them; others are shared out once.
     per_chunk = p.chunks > 1 and shares[p.first_share].weight_group != shares[p.first_share + 1].weight_group
     streamed = per_chunk or not outputs_outermost
     sharers = 1 if streamed else max(1, min(p.cores, units))
-    read, write = np.zeros(5, np.int64), np.zeros(5, np.int64)
+    read, write = np.zeros(6, np.int64), np.zeros(6, np.int64)
+    first_weights = used
+    if p.banked:
+        address = base[WEIGHTS]
+        for number in range(p.splits * p.chunks):
+            share = shares[p.first_share + number]
+            each = -(-share.weight_bytes // sharers)
+            moves[used] = (address, each, 1, 0, 1, 0)
+            used += 1
+            if (
+                number + 1 < p.splits * p.chunks
+                and share.weight_group != shares[p.first_share + number + 1].weight_group
+            ):
+                address += share.weight_bytes
+    write[MOVES] = used
     outer, inner = (p.splits, 1) if outputs_outermost else (1, p.splits)
+    out_channel = 0
     for outer_split in range(outer):
         for pack in range(first, end, p.packed):
+            inner_channel = out_channel
             for inner_split in range(inner):
                 split = outer_split + inner_split
+                in_channel = 0 if p.regroups else inner_channel * p.in_channels // p.out_channels
                 for chunk in range(p.chunks):
-                    share = shares[p.first_share + split * p.chunks + chunk]
-                    gathers = inner_split == 0
-                    weight_bytes = -(-(-(-share.weight_bytes // sharers)) // p.burst) * p.burst
+                    number = split * p.chunks + chunk
+                    share = shares[p.first_share + number]
+                    part = Part(inner_split == 0, chunk == 0, chunk == p.chunks - 1, in_channel, inner_channel)
+                    weight_bytes = _burst_bytes(p, -(-share.weight_bytes // sharers))
                     if streamed or (pack == first and chunk == 0):
                         work[WEIGHT_BYTES] += weight_bytes * sharers
-                    rows[at, FLAGS] = (OUTPUT if chunk == 0 else 0) | (INPUT if gathers else 0)
-                    rows[at, FLAGS] |= UNIT if chunk == 0 and inner_split == 0 else 0
+                    rows[at, FLAGS] = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
+                    rows[at, FLAGS] |= UNIT if part.begins and part.gathers else 0
                     pixels = 0
-                    for number in range(pack, min(pack + p.packed, end)):
-                        bounds = _bounds(p, active[number, 0], active[number, 1])
+                    for tile in range(pack, min(pack + p.packed, end)):
+                        bounds = _bounds(p, active[tile, 0], active[tile, 1])
                         left = bounds[6]
-                        if (
-                            p.merge_halo
-                            and number > pack  # the neighbour's window lies in the same part of the buffer
-                            and active[number - 1, 0] == active[number, 0]
-                            and active[number - 1, 1] == active[number, 1] - 1
-                        ):
-                            left = max(
-                                left, min(bounds[7], _bounds(p, active[number - 1, 0], active[number - 1, 1])[7])
-                            )
+                        if p.merge_halo and tile > pack:  # the neighbour's window lies in the same part of the buffer
+                            left = _merged(p, active, tile, bounds)
                         row = rows[at]
                         row[GROUP] = share.weight_group
-                        row[INDEX] = p.index_cycles if outer_split == 0 and inner_split == 0 and chunk == 0 else 0
+                        row[INDEX] = p.index_cycles if number == 0 else 0
                         row[WEIGHT_PORT] = _ceil(weight_bytes, p.gather_rate, p.gather_rate_cycles)
-                        row[WEIGHT_READ] = _ceil(weight_bytes, p.memory_rate, p.memory_rate_cycles)
-                        ends = chunk == p.chunks - 1
-                        moves_reference = p.writes_reference and split == 0
-                        pixels += _tile(
-                            p, share, row, work, read, write, bounds, left, gathers, chunk == 0, ends, moves_reference
-                        )  # fmt: skip
+                        row[WEIGHT_READ] = _port(p, weight_bytes)
+                        request = requests[at if p.banked else 0]
+                        request[2], request[3] = first_weights + number, 1
+                        pixels += _tile(p, share, part, row, request, work, moves, base, bounds, left, read, write)
                         at += 1
-                    if split == 0 and chunk == 0:
+                    if number == 0:
                         work[COMPUTED] += pixels
                     _array(p, share, rows[at - 1], work, pixels)
-    return at, streamed, sharers
+                    in_channel += share.in_channels
+                inner_channel += share.out_channels
+        out_channel += shares[p.first_share + outer_split * p.chunks].out_channels
+    return at, write[MOVES], streamed, sharers
+
+
+@numba.njit(cache=True)
+def _merged(p, active, tile, bounds):
+    """Return the first column that a tile must fetch when its left neighbour is the tile before it."""
+    if active[tile - 1, 0] != active[tile, 0] or active[tile - 1, 1] != active[tile, 1] - 1:
+        return bounds[6]
+    return max(bounds[6], min(bounds[7], _bounds(p, active[tile - 1, 0], active[tile - 1, 1])[7]))
 
 
 @numba.njit(cache=True)
 def _prefetch(p, shares, stage, work, streamed, sharers, units, first_of_frame):
     """Fill the stage's weights that may come early, and book what that changes in bytes."""
-    slices = 1 if streamed else p.cores
-    each = -(-(-(-shares[p.first_share].weight_bytes // slices)) // p.burst) * p.burst
+    each = _burst_bytes(p, -(-shares[p.first_share].weight_bytes // (1 if streamed else p.cores)))
     stage[PREFETCH_PORT] = _ceil(each, p.gather_rate, p.gather_rate_cycles)
-    stage[PREFETCH_READ] = _ceil(each, p.memory_rate, p.memory_rate_cycles)
+    stage[PREFETCH_READ] = _port(p, each)
     if not first_of_frame and stage[PREFETCH_PORT] + stage[PREFETCH_READ] > 0:
-        later = -(-(-(-shares[p.first_share].weight_bytes // sharers)) // p.burst) * p.burst
+        later = _burst_bytes(p, -(-shares[p.first_share].weight_bytes // sharers))
         work[WEIGHT_BYTES] += each * p.cores - later * min(p.cores, units)
+    return each
+
+
+@numba.njit(cache=True)
+def _gate_moves(p, base, moves, used):
+    """Note where the maps lie that a gate streams; return the next free move."""
+    values = p.in_rows * p.in_cols * p.in_channels
+    each = _bytes(values, p.activation_bits)
+    if p.gate_dram_bytes and p.input_in_dram:
+        moves[used] = (base[INPUT_MAP], each, 1, 0, 1, 0)
+        used += 1
+    if p.gate_dram_bytes > each or (p.gate_dram_bytes and not p.input_in_dram):
+        moves[used] = (base[REFERENCE], each, 1, 0, 1, 0)
+        used += 1
+    return used
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(asked, plans, shares, active, first, rows, stages, work):
-    """Fill the whole table of a frame."""
-    at = 0
+def _fill(asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves):
+    """Fill the whole table of a frame; return how many moves it took."""
+    at = used = 0
     for number in range(len(plans)):
-        p, stage, done = plans[number], stages[number], work[number]
+        p, stage, done, base = plans[number], stages[number], work[number], bases[number]
         stage[FIRST_ROW] = at
-        at, streamed, sharers = _layer(p, shares, active, first[number], first[number + 1], rows, at, done)
+        at, after, streamed, sharers = _layer(
+            p, shares, base, active, first[number], first[number + 1], rows, requests, moves, used, at, done
+        )  # fmt: skip
+        first_weights, used = used, after
         stage[ROWS] = at - stage[FIRST_ROW]
         stage[LAUNCH], stage[GATE], stage[SCAN] = p.launch, p.gate_cycles, p.scan_cycles
-        stage[GATE_READ] = _ceil(p.gate_dram_bytes, p.memory_rate, p.memory_rate_cycles)
+        stage[GATE_READ] = _port(p, p.gate_dram_bytes)
         count = first[number + 1] - first[number]
+        early = 0
         if p.prefetch:
-            _prefetch(p, shares, stage, done, streamed, sharers, -(-count // p.packed), number == 0)
+            early = _prefetch(p, shares, stage, done, streamed, sharers, -(-count // p.packed), number == 0)
+        if p.banked:
+            request = stage_requests[number]
+            request[0], used = used, _gate_moves(p, base, moves, used)
+            request[1] = used - request[0]
+            moves[used] = (moves[first_weights, 0], max(1, early), 1, 0, 1, 0)
+            request[2], request[3] = used, 1
+            used += 1
         done[MAP_TILES] = -(-p.out_rows // p.tile_rows) * -(-p.out_cols // p.tile_cols)
         done[ACTIVE_TILES], done[ASKED] = count, asked[number]
         done[MACS] = asked[number] * p.macs_per_pixel + p.gate_macs
@@ -322,21 +463,44 @@ def _fill(asked, plans, shares, active, first, rows, stages, work):
         done[WEIGHT_BUFFER] += done[WEIGHT_BYTES]
         done[DRAM_READ] += done[WEIGHT_BYTES] + p.gate_dram_bytes
         done[GLOBAL_BUFFER] += p.gate_read_bytes - p.gate_dram_bytes
+    return used
+
+
+def _moves_of(plans: NDArray[np.void], counts: NDArray[np.int64]) -> int:
+    """Return the most moves that a frame can take: streams of every row, weights, gate and prefetch of every layer."""
+    reads = 1 + plans["reads_reference"] + plans["reads_state"] + plans["fused_gate"]
+    writes = 1 + plans["writes_delta"] + plans["writes_reference"]
+    slices = plans["splits"] * plans["chunks"]
+    return int((counts * slices * (reads + writes) + slices + 3).sum())
 
 
 def lower(
-    bits: NDArray[np.uint8], offsets: NDArray[np.int64], plans: NDArray[np.void], shares: NDArray[np.void]
+    bits: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    plans: NDArray[np.void],
+    shares: NDArray[np.void],
+    bases: NDArray[np.int64] | None = None,
 ) -> Tiles:
     """Make the table of one frame.
 
-    `bits`: the frame's masks, 0 or 1, layer i's from `offsets[i]` on, row by row (Trace.frame_bits); `plans`, `shares`: plan_arrays.
+    `bits`: the frame's masks, 0 or 1, layer i's from `offsets[i]` on, row by row (Trace.frame_bits). `plans`, `shares`:
+    plan_arrays. `bases` [layers, len(REGIONS)]: where each layer's maps and weights lie, for a banked memory.
     """
     most = -(-plans["out_rows"] // plans["tile_rows"]) * -(-plans["out_cols"] // plans["tile_cols"])
     active = np.empty((int(most.sum()), 2), np.int64)
     first = np.zeros(len(plans) + 1, np.int64)
     asked = _active_tiles(bits, offsets, plans, active, first)
-    rows = np.zeros((int((np.diff(first) * plans["splits"] * plans["chunks"]).sum()), len(table.ROW_COLUMNS)), np.int64)
+    counts = np.diff(first)
+    rows = np.zeros((int((counts * plans["splits"] * plans["chunks"]).sum()), len(table.ROW_COLUMNS)), np.int64)
     stages = np.zeros((len(plans), len(table.STAGE_COLUMNS)), np.int64)
     work = np.zeros((len(plans), len(table.WORK_COLUMNS)), np.int64)
-    _fill(asked, plans, shares, active, first, rows, stages, work)
-    return Tiles(rows, stages, work)
+    banked = bool(plans["banked"].any())
+    requests = np.zeros((len(rows) if banked else 1, len(table.REQUEST_COLUMNS)), np.int64)
+    stage_requests = np.zeros((len(plans) if banked else 1, len(table.STAGE_REQUEST_COLUMNS)), np.int64)
+    moves = np.empty((_moves_of(plans, counts) if banked else 1, len(MOVE_COLUMNS)), np.int64)
+    if bases is None:
+        bases = np.zeros((len(plans), len(REGIONS)), np.int64)
+    used = _fill(asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves)
+    if not banked:
+        return Tiles(rows, stages, work)
+    return Tiles(rows, stages, work, moves[:used], requests, stage_requests)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.plan import Traffic, bytes_of
@@ -102,3 +105,31 @@ def dense_traffic(layers: tuple[Layer, ...], hardware: Hardware) -> list[Traffic
         Traffic(input_in_dram=not before, output_in_dram=not after)
         for before, after in zip([False, *linked], [*linked, False], strict=True)
     ]
+
+
+PAGE_BYTES = 4096  # assumed: allocators hand out whole pages
+
+
+def addresses(layers: tuple[Layer, ...], hardware: Hardware) -> NDArray[np.int64]:
+    """Lay out maps and weights one after the other, in layer order: int64 [layers, REGIONS] of lowering.py.
+
+    A layer that reads what the one before wrote reads it where that one wrote it.
+    """
+    bits, free = hardware.precision, 0
+
+    def take(size: int) -> int:
+        nonlocal free
+        begin, free = free, free + -(-size // PAGE_BYTES) * PAGE_BYTES
+        return begin
+
+    rows: list[list[int]] = []
+    for number, layer in enumerate(layers):
+        inputs, outputs = _map_bytes(layer, hardware)
+        state = bytes_of(layer.out_channels * layer.out_pixels, bits.state_bits or bits.activation_bits)
+        follows = number > 0 and _follows(layers[number - 1], layer)
+        begin = rows[-1][2] if follows else take(inputs)
+        rows.append([begin, take(inputs), take(max(outputs, state)), 0, take(outputs)])
+        rows[-1].append(take(bytes_of(layer.weights, bits.weight_bits)))
+    for number, row in enumerate(rows):  # what a fused gate compares with is the next layer's reference
+        row[3] = rows[min(number + 1, len(rows) - 1)][1]
+    return np.array(rows, np.int64)

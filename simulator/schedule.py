@@ -12,7 +12,7 @@ from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.baseline import WHOLE_MAP, dense_tile
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Tile, Traffic, plan, plan_arrays
-from skipsim.simulator.residency import dense_traffic, gated_traffic, reference_traffic
+from skipsim.simulator.residency import addresses, dense_traffic, gated_traffic, reference_traffic
 from skipsim.simulator.tiles import Tiles
 from skipsim.traces.trace import Trace
 
@@ -37,7 +37,7 @@ class Schedule:
             return self._whole
         if self.trace.reference(frame):
             return self._renewed
-        return lower(self.trace.frame_bits(frame), self._offsets, *self._arrays)
+        return lower(self.trace.frame_bits(frame), self._offsets, *self._arrays, self._bases)
 
     def same_as(self, frame: int) -> int | None:
         """Return which earlier frame has the same table for certain, if any: frames without masks are all alike."""
@@ -51,17 +51,21 @@ class Schedule:
         return np.array(self.trace.mask_bits, np.int64)
 
     @cached_property
+    def _bases(self) -> NDArray[np.int64] | None:
+        return addresses(self.trace.layers, self.hardware) if self.hardware.dram.rule == "banked" else None
+
+    @cached_property
     def _arrays(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         return self._planned(self.sizes, self.traffic)
 
     @cached_property
     def _whole(self) -> Tiles:
-        return lower(NO_BITS, self._offsets, *self._arrays)
+        return lower(NO_BITS, self._offsets, *self._arrays, self._bases)
 
     @cached_property
     def _renewed(self) -> Tiles:
         traffic = reference_traffic(self.traffic)
-        return lower(NO_BITS, self._offsets, *self._planned(self._dense_sizes(traffic), traffic))
+        return lower(NO_BITS, self._offsets, *self._planned(self._dense_sizes(traffic), traffic), self._bases)
 
     def _dense_sizes(self, traffic: tuple[Traffic, ...]) -> tuple[Tile, ...]:
         return tuple(

@@ -1,0 +1,325 @@
+"""The figures of a study: every function returns a matplotlib Figure, `draw_all` writes them all into its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from skipsim.analysis.causes import CAUSE_GROUPS, group_shares
+from skipsim.analysis.mask_figures import mask_figures
+from skipsim.analysis.pareto import pareto_front
+from skipsim.analysis.results import mean_over_clips, read_results
+from skipsim.analysis.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    PALE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    panels,
+    save,
+    styled,
+)
+from skipsim.analysis.variants import Variant, blocks_of, short, tile_name, tiles_of, variants_of
+from skipsim.errors import InputError
+
+GROUP_COLOURS = dict(zip(CAUSE_GROUPS, (BLUE, GREY, PURPLE, YELLOW, ORANGE, VERMILLION, SKY, GREEN, PALE), strict=True))
+MOST_PANELS = 12
+MOST_THRESHOLDS = 6
+MAX_DROP_POINTS = 1.0
+
+
+def latency_accuracy(table: pd.DataFrame) -> Figure:
+    """Draw accuracy over latency: colour = block, marker = tile, the dense schedule, and the Pareto line over both."""
+    table = mean_over_clips(table)
+    table = table[table["quality"].notna()]
+    if table.empty:
+        raise InputError("latency-accuracy figure: no row of the table has an accuracy")
+    blocks, tiles = blocks_of(table), tiles_of(table)
+    with styled():
+        variants = variants_of(table)
+        figure, axes = panels(len(variants), height=2.35)
+        for axis, variant in zip(axes, variants, strict=True):
+            _accuracy_panel(axis, variant, blocks, tiles)
+        axes[0].set_ylabel(f"{_metric(table)} [%]")
+        dense = Line2D([], [], color=INK, marker="*", markersize=9, linestyle="", label="dense")
+        front = Line2D([], [], color=INK, linewidth=1.0, label="Pareto line")
+        near = Patch(color="#F1F1F1", label=f"within {MAX_DROP_POINTS:g} point of dense")
+        _legend(figure, blocks, tiles, [dense, front, near])
+        return figure
+
+
+def _accuracy_panel(axis: Axes, variant: Variant, blocks: dict[str, str], tiles: dict[str, str]) -> None:
+    rows = variant.rows
+    dense = rows.iloc[0]
+    dense_quality = 100 * dense["dense_quality"]
+    axis.axhspan(dense_quality - MAX_DROP_POINTS, dense_quality, color="#F1F1F1", zorder=0)
+    points = pd.concat([rows[["latency_ms", "quality"]], _dense_point(dense)], ignore_index=True)
+    on_front = pareto_front(points, minimise=["latency_ms"], maximise=["quality"])
+    front = points[on_front].sort_values("latency_ms")
+    axis.step(front["latency_ms"], 100 * front["quality"], where="post", color=INK, linewidth=1.0, zorder=2)
+    _scatter(axis, rows, "latency_ms", 100 * rows["quality"], on_front[: len(rows)], blocks, tiles)
+    axis.plot(dense["dense_latency_ms"], dense_quality, "*", color=INK, markersize=9, zorder=5)
+    axis.set_title(variant.title)
+    axis.set_xlabel("latency [ms per frame]")
+    axis.set_xlim(left=0)
+    axis.margins(y=0.08)
+
+
+def _dense_point(row: pd.Series[Any]) -> pd.DataFrame:
+    return pd.DataFrame({"latency_ms": [row["dense_latency_ms"]], "quality": [row["dense_quality"]]})
+
+
+def speedup_mac_reduction(table: pd.DataFrame) -> Figure:
+    """Draw the predicted speed-up over the MAC reduction, with lines where 100, 50 and 25 % of it are realised."""
+    table = mean_over_clips(table)
+    if table.empty:
+        raise InputError("speed-up figure: the table has no row without an error")
+    blocks, tiles = blocks_of(table), tiles_of(table)
+    with styled():
+        variants = variants_of(table)
+        figure, axes = panels(len(variants), height=2.35)
+        right = 1.06 * float(table["mac_reduction"].max())
+        top = 1.12 * max(1.0, float(table["speedup"].max()))
+        for axis, variant in zip(axes, variants, strict=True):
+            axis.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+            axis.set_xlim(0, right)
+            axis.set_ylim(0, top)
+            for realised in (1, 0.5, 0.25):
+                _realised_line(axis, realised, right, top)
+            rows = variant.rows
+            fastest = (rows["speedup"] >= 1).to_numpy()
+            _scatter(axis, rows, "mac_reduction", rows["speedup"], fastest, blocks, tiles)
+            axis.set_title(variant.title)
+            axis.set_xlabel("MAC reduction, gates included [x]")
+        axes[0].set_ylabel("predicted speed-up [x]")
+        even = Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (1, 2)), label="as fast as dense")
+        _legend(figure, blocks, tiles, [even])
+        return figure
+
+
+def _realised_line(axis: Axes, realised: float, right: float, top: float) -> None:
+    """Draw speed-up = realised x MAC reduction up to the frame of the panel, with its name along it."""
+    end = min(right, top / realised)
+    axis.plot([0, end], [0, realised * end], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
+    place = 0.97 * end
+    axis.text(
+        place,
+        realised * place,
+        f"{realised:.0%} realised",
+        rotation=np.degrees(np.arctan(realised)),
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+        ha="right",
+        va="bottom",
+        fontsize=6.5,
+        color="#666666",
+    )
+
+
+def cycles_by_cause(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> Figure:
+    """Draw where the cycles go, stacked by cause over the block size, beside the dense schedule (100).
+
+    Every block is shown with the tile and threshold that are fastest within `max_drop` points of the dense accuracy;
+    where none is within, with those that lose least, and its name is marked by a star.
+    """
+    table = mean_over_clips(table)
+    if table.empty:
+        raise InputError("cycles figure: the table has no row without an error")
+    with styled():
+        variants = variants_of(table)
+        blocks = list(blocks_of(table))
+        figure, axes = panels(len(variants), height=2.6)
+        starred = False
+        for axis, variant in zip(axes, variants, strict=True):
+            chosen = [best_of_block(variant.rows[variant.rows["block"] == block], max_drop) for block in blocks]
+            starred |= any(row is not None and _lost(row) > max_drop for row in chosen)
+            _cause_panel(axis, variant, blocks, chosen, max_drop)
+        axes[0].set_ylabel("cycles [% of dense]")
+        handles: list[Any] = [_group_patch(name) for name in CAUSE_GROUPS]
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=INK,
+                marker="_",
+                markersize=11,
+                markeredgewidth=1.6,
+                linestyle="",
+                label="if time followed the MACs",
+            )
+        )
+        title = f"fastest tile and threshold within {max_drop:g} point" + ("; * = nothing within, least loss" * starred)
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, title=title, columnspacing=1.2)
+        return figure
+
+
+def best_of_block(rows: pd.DataFrame, max_drop: float) -> pd.Series[Any] | None:
+    """Return the fastest row within the drop, else the one that loses least; None without rows."""
+    if rows.empty:
+        return None
+    allowed = rows[~(rows["quality_drop"] > max_drop)]
+    if allowed.empty:
+        return rows.sort_values(["quality_drop", "latency_ms"], kind="stable").iloc[0]
+    return allowed.sort_values("latency_ms", kind="stable").iloc[0]
+
+
+def _lost(row: pd.Series[Any]) -> float:
+    return 0.0 if pd.isna(row["quality_drop"]) else float(row["quality_drop"])
+
+
+def _cause_panel(
+    axis: Axes, variant: Variant, blocks: Sequence[str], chosen: Sequence[pd.Series[Any] | None], max_drop: float
+) -> None:
+    first = variant.rows.iloc[0]
+    _stack(axis, 0, {name: 100 * share for name, share in group_shares(first, dense=True).items()})
+    names = ["dense"]
+    for place, (block, row) in enumerate(zip(blocks, chosen, strict=True), start=1):
+        names.append(short(block))
+        if row is None:
+            continue
+        height = 100 * row["latency_ms"] / row["dense_latency_ms"]
+        _stack(axis, place, {name: height * share for name, share in group_shares(row).items()})
+        axis.plot(place, 100 / row["mac_reduction"], "_", color=INK, markersize=13, markeredgewidth=1.6, zorder=4)
+        names[-1] += "*" * (_lost(row) > max_drop)
+        axis.text(place, height + 1.5, short(row["chosen_tile"]), ha="center", va="bottom", fontsize=6.5, color=INK)
+    axis.set_xticks(range(len(names)), names)
+    axis.grid(axis="x", visible=False)
+    axis.set_title(variant.title)
+    axis.set_xlabel("block [output pixels]; tile above the bar")
+    axis.margins(y=0.1)
+    axis.set_ylim(bottom=0)
+
+
+def _stack(axis: Axes, place: int, heights: dict[str, float]) -> None:
+    bottom = 0.0
+    for name, height in heights.items():
+        axis.bar(place, height, 0.78, bottom, color=GROUP_COLOURS[name], edgecolor="white", linewidth=0.3, zorder=3)
+        bottom += height
+
+
+def _group_patch(name: str) -> Patch:
+    return Patch(facecolor=GROUP_COLOURS[name], label=name)
+
+
+def density_by_block(table: pd.DataFrame) -> Figure:
+    """Draw the share of the dense MACs that gates ask for and that tiles compute, over the block size."""
+    table = mean_over_clips(table)
+    if table.empty:
+        raise InputError("density figure: the table has no row without an error")
+    with styled():
+        first = variants_of(table)[0].rows  # densities do not depend on the machine
+        fixed = first[first["tile"] != "auto"]
+        rows = fixed if len(fixed) else first
+        blocks, tiles = list(blocks_of(rows)), list(tiles_of(rows))
+        thresholds = _spread(sorted(set(rows["threshold"].dropna())), MOST_THRESHOLDS) or [float("nan")]
+        figure, axes = panels(len(thresholds), height=1.9)
+        for axis, threshold in zip(axes, thresholds, strict=True):
+            own = rows if np.isnan(threshold) else rows[rows["threshold"] == threshold]
+            asked = own.groupby("block")["density"].mean()
+            places = [place for place, block in enumerate(blocks) if block in asked]
+            values = [100 * asked[blocks[place]] for place in places]
+            axis.plot(places, values, color=INK, marker="o", markersize=4, zorder=4)
+            for colour, marker, tile in zip(COLOURS, MARKERS[1:], tiles, strict=False):
+                computed = own[own["tile"] == tile].groupby("block")["effective_density"].mean()
+                seen = [place for place in places if blocks[place] in computed]
+                shares = [100 * computed[blocks[place]] for place in seen]
+                axis.plot(seen, shares, color=colour, marker=marker, markersize=3.5, linewidth=1.0, zorder=3)
+            axis.set_xticks(range(len(blocks)), [short(block) for block in blocks])
+            axis.set_ylim(0, 103)
+            axis.set_title("" if np.isnan(threshold) else f"threshold {threshold:g}")
+        for axis in axes[-min(3, len(axes)) :]:
+            axis.set_xlabel("block [output pixels]")
+        for axis in axes[::3]:
+            axis.set_ylabel("share of dense MACs [%]")
+        handles = [Line2D([], [], color=INK, marker="o", markersize=4, label="asked for by the gates")]
+        handles += [
+            Line2D([], [], color=colour, marker=marker, markersize=3.5, label=f"computed in {tile_name(tile)}")
+            for colour, marker, tile in zip(COLOURS, MARKERS[1:], tiles, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5)
+        return figure
+
+
+def draw_all(directory: str | Path) -> list[Path]:
+    """Draw every figure that a finished study has data for into `figures` in its folder; return the files written."""
+    directory = Path(directory)
+    table = read_results(directory)
+    if (table["error"] != "").all():
+        raise InputError(
+            f"results folder {directory}: all {len(table)} rows failed, the first: {table['error'].iloc[0]}"
+        )
+    figures = {
+        "speedup-mac-reduction": speedup_mac_reduction(table),
+        "cycles-by-cause": cycles_by_cause(table),
+        "density-by-block": density_by_block(table),
+        **mask_figures(directory, table),
+    }
+    if table["quality"].notna().any():
+        figures = {"latency-accuracy": latency_accuracy(table), **figures}
+    folder = directory / "figures"
+    folder.mkdir(exist_ok=True)
+    return [path for name, figure in figures.items() for path in save(figure, folder, name)]
+
+
+def _scatter(
+    axis: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: pd.Series[float],
+    strong: NDArray[np.bool_],
+    blocks: dict[str, str],
+    tiles: dict[str, str],
+) -> None:
+    """Draw the rows as points, the weak ones pale and behind."""
+    for block, colour in blocks.items():
+        for tile, marker in tiles.items():
+            own = ((rows["block"] == block) & (rows["tile"] == tile)).to_numpy()
+            for chosen, alpha, order in ((own & ~strong, 0.35, 2.5), (own & strong, 1.0, 4.0)):
+                axis.scatter(
+                    rows[x][chosen], y[chosen], s=15, c=colour, marker=marker, alpha=alpha, linewidths=0, zorder=order
+                )
+
+
+def _legend(figure: Figure, blocks: dict[str, str], tiles: dict[str, str], others: Sequence[Any]) -> None:
+    """Explain colours, markers and lines below the panels, a row of each."""
+    rows = [
+        [Patch(color=colour, label=f"block {short(block)}") for block, colour in blocks.items()],
+        [
+            Line2D([], [], color="#555555", marker=marker, markersize=4, linestyle="", label=tile_name(tile))
+            for tile, marker in tiles.items()
+        ],
+        list(others),
+    ]
+    width = max(map(len, rows))
+    blank = Line2D([], [], linestyle="", label=" ")
+    columns = [[row[place] if place < len(row) else blank for row in rows] for place in range(width)]
+    handles = [handle for column in columns for handle in column]
+    figure.legend(handles=handles, loc="outside lower center", ncols=width, columnspacing=1.4, handletextpad=0.5)
+
+
+def _metric(table: pd.DataFrame) -> str:
+    names = sorted(set(table["quality_metric"]) - {""})
+    return " / ".join(name.replace("pck", "PCK") for name in names) or "accuracy"
+
+
+def _spread(values: Sequence[float], count: int) -> list[float]:
+    """Return at most `count` of the values, evenly spread from the first to the last."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]

@@ -1,0 +1,77 @@
+"""How all figures look: sizes, fonts, and colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design", 2008: black and these seven; yellow last, it is weak on white.
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
+INK, GREY, PALE = "#222222", "#8C8C8C", "#DDDDDD"
+COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
+PAGE_INCHES = 7.2  # text width of a two-column paper
+PNG_DPI = 200
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 8,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # editable text
+    "svg.hashsalt": "skipsim",  # the same figure gives the same bytes
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Apply the style to all that is drawn inside."""
+    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": "Agg"}):
+        yield
+
+
+def panels(count: int, *, height: float, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of text width with `count` panels of `height` inches, at most `columns` side by side."""
+    across = min(count, columns)
+    down = -(-count // across)
+    width = PAGE_INCHES if across > 1 else 0.62 * PAGE_INCHES
+    figure = Figure(figsize=(width, down * height + 0.6), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    axes = list(grid.ravel())
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]
+
+
+def save(figure: Figure, directory: Path, name: str) -> list[Path]:
+    """Write a figure as PDF and as PNG; the same figure gives the same bytes."""
+    paths = [directory / f"{name}.pdf", directory / f"{name}.png"]
+    with styled():
+        figure.savefig(paths[0], metadata={"CreationDate": None})
+        figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Software": None})
+    return paths
