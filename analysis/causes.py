@@ -21,7 +21,7 @@ CAUSE_GROUPS: dict[str, tuple[str, ...]] = {
 assert sorted(cause for group in CAUSE_GROUPS.values() for cause in group) == sorted(CAUSES)
 
 
-def group_shares(row: Mapping[str, Any], *, dense: bool = False) -> dict[str, float]:
+def group_shares(row: Mapping[Any, Any], *, dense: bool = False) -> dict[str, float]:
     """Return the share of all cores' cycles by group, from the share columns of a results row."""
     prefix = "dense_cause_" if dense else "cause_"
     return {name: float(sum(row[f"{prefix}{cause}_share"] for cause in group)) for name, group in CAUSE_GROUPS.items()}

@@ -56,14 +56,17 @@ def main() -> None:
 @main.command(epilog=example("skipsim demo --out demo-output"))
 @click.option("--out", type=click.Path(path_type=Path), default="demo-output", show_default=True, help="Folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
-def demo(out: Path, workers: int | None) -> None:
+@AS_JSON
+def demo(out: Path, workers: int | None, as_json: bool) -> None:
     """Run the whole path on a shipped network: figures and an answer.
 
     Records pose_small on procedural clips, sweeps machines and tiles, draws the figures into the folder, and says in
     words which block and tile to take on each machine. Change study.toml there and run it again to go on from here."""
     from skipsim.analysis.demo import demo as run
 
-    run(out, workers=workers)
+    answers = run(out, workers=workers, say=(lambda text: None) if as_json else click.echo)
+    if as_json:
+        print_json([answer.to_dict() for answer in answers])
 
 
 @main.command(
@@ -173,8 +176,16 @@ def check(path: str, as_json: bool) -> None:
 @click.argument("path", metavar="TRACE")
 @click.option("-o", "--out", default="masks.png", show_default=True, type=click.Path(path_type=Path), help="Picture.")
 @click.option("--video", help="The clip that was recorded, to lay the masks over its frames.")
-def masks(path: str, out: Path, video: str | None) -> None:
+@click.option("--layer", "layers", multiple=True, help="A layer by name; may be repeated. Default: one per map size.")
+@click.option("--frame", "shown", multiple=True, type=int, help="A frame; may be repeated. Default: five gated ones.")
+@AS_JSON
+def masks(path: str, out: Path, video: str | None, layers: Sequence[str], shown: Sequence[int], as_json: bool) -> None:
     """Draw the masks of a trace over the frames of its clip."""
+    from skipsim.analysis.mask_pictures import draw_masks
+    from skipsim.traces.trace import load_trace
+
+    draw_masks(load_trace(path), out, video=video, layers=layers, shown=shown)
+    print_json({"file": str(out)}) if as_json else click.echo(out)
 
 
 @main.group()
@@ -270,7 +281,7 @@ def simulate(
         raise InputError("--frame: says which frame --timeline is of; give both")
     machine = _hardware(hardware, settings)
     found = load_trace(path)
-    with working("simulating"):
+    with working("simulating (the first run after installation compiles the engine, which takes a minute)"):
         report = run(found, machine, tile=tile, engine=engine, dense=dense)
         if timeline:
             size = None if report.tile == "dense" else parse_tile(report.tile)
@@ -317,7 +328,7 @@ def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_
     table = run(study, out, workers)
     failed = table[table["error"] != ""]
     if as_json:
-        click.echo(table.to_json(orient="records", indent=1))
+        print_json(table.astype(object).where(table.notna(), None).to_dict("records"))
     else:
         click.echo(f"{len(table) - len(failed)} results in {out}\n\nnext: skipsim plot {out}")
     if len(failed):
@@ -327,8 +338,14 @@ def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_
 
 @main.command(epilog=example("skipsim plot study"))
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-def plot(directory: Path) -> None:
+@AS_JSON
+def plot(directory: Path, as_json: bool) -> None:
     """Draw the figures of a study into its folder."""
+    from skipsim.analysis.plots import draw_all
+
+    with working("drawing"):
+        files = [str(file) for file in draw_all(directory)]
+    print_json({"files": files}) if as_json else click.echo("\n".join(files))
 
 
 @main.command(epilog=example("skipsim recommend study --hardware edge-npu --max-drop 0.5"))

@@ -67,12 +67,14 @@ def print_json(data: Any) -> None:
 
 
 def _finite(data: Any) -> Any:
-    """Return data with infinities as text, which JSON has no number for."""
+    """Return data without what JSON has no number for: not-a-number becomes null, infinity text."""
     if isinstance(data, dict):
         return {key: _finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
-    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+    if isinstance(data, float) and not math.isfinite(data):
+        return None if math.isnan(data) else str(data)
+    return data
 
 
 def read_settings(pairs: Sequence[str]) -> dict[str, Any]:

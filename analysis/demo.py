@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from skipsim.analysis.plots import plot
-
+from skipsim.analysis.plots import draw_all
 from skipsim.analysis.recommend import Recommendation, recommend
 from skipsim.analysis.study import load_study
 from skipsim.analysis.summary import table as aligned
@@ -22,9 +21,9 @@ name = "demo"
 [recording]                  # what the network does: one recording per combination
 network = "pose_small"       # or "package.module:function", a function that returns your nn.Module
 clip = ["pose:2000000:static", "pose:2000002:static", "pose:2000001:pan", "pose:2000003:pan"]  # or video files
-frames = 24                  # of every clip
+frames = 20                  # of every clip
 gate = "input_norm"
-threshold = [0.05, 0.075, 0.1, 0.125, 0.15, 0.2]
+threshold = [0.05, 0.065, 0.08, 0.1, 0.125]
 block = [1, 2, 4, 8, 16]
 
 [simulation]                 # what the hardware does: every combination for every recording
@@ -57,17 +56,18 @@ def demo(
     recordings, simulations = len(plan.recording_choices()), len(plan.simulation_choices())
     say(f"study {file}: {recordings} recordings, {recordings * simulations} simulations")
     results = sweep(file, folder, workers)
-    say(f"figures: {', '.join(path.name for path in plot(folder))} in {folder}")
+    figures = [file for file in draw_all(folder) if file.suffix == ".png"]
+    say("\n".join(["figures, also as PDF:", *(f"  {file}" for file in figures)]))
     answers = [recommend(results, machine, MAX_DROP_POINTS) for machine in results["hardware"].unique()]
-    say(f"\\nThe fastest choice on each machine within {MAX_DROP_POINTS:g} point of the dense accuracy:\\n")
+    say(f"\nThe fastest choice on each machine within {MAX_DROP_POINTS:g} point of the dense accuracy:\n")
     say(_overview(answers))
     for answer in answers:
-        say(f"\\n{answer.words()}")
+        say(f"\n{answer.words()}")
     return answers
 
 
 def _overview(answers: list[Recommendation]) -> str:
-    rows = [("machine", "block", "tile", "threshold", "points lost", "MAC reduction", "speed-up", "realised")]
+    rows = [("machine", "block", "tile", "threshold", "points lost", "MAC reduction", "speed-up", "realised", "")]
     for answer in answers:
         row = answer.row
         rows.append(
@@ -80,6 +80,7 @@ def _overview(answers: list[Recommendation]) -> str:
                 f"{row['mac_reduction']:.2f}x",
                 f"{row['speedup']:.2f}x",
                 f"{row['realised']:.0%}",
+                "" if answer.worthwhile else "stay dense",
             )
         )
-    return aligned(rows, "lrrrrrrr")
+    return aligned(rows, "lrrrrrrrl")

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from skipsim.analysis.clips import load_clip
@@ -25,7 +26,11 @@ from skipsim.traces.trace import Trace, load_trace
 Frame = NDArray[np.uint8]
 MOST_ROWS = 4
 MOST_FRAMES = 5
+LINE_LETTERS = 20  # of a label beside the pictures
+LETTER_INCHES = 0.062
 PALE_SHARE = 0.72  # of white in what is skipped
+
+CAPTION = "outlined: computed; pale: skipped; in the corner: computed share of the map"
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def masks_of_layers(
         shown: frame numbers; None: five gated frames, evenly spread.
     """
     chosen = _one_per_size(trace.layers) if layers is None else [trace.index(layer) for layer in layers]
-    return _draw([_Row(_layer_label(trace.layers[index]), trace, index) for index in chosen], frames, shown)
+    return _draw([_Row(_layer_label(trace.layers[index]), trace, index) for index in chosen], frames, shown, CAPTION)
 
 
 def masks_by_block(
@@ -68,7 +73,7 @@ def masks_by_block(
     for trace in traces:
         one = trace.layers[layer]
         rows.append(_Row(f"block {one.block_rows} x {one.block_cols}", trace, layer))
-    return _draw(rows, frames, shown)
+    return _draw(rows, frames, shown, f"layer {traces[0].layers[layer].name}; {CAPTION}")
 
 
 def mask_figures(directory: Path, table: pd.DataFrame, max_drop: float = 1.0) -> dict[str, Figure]:
@@ -131,11 +136,15 @@ def _one_per_size(layers: Sequence[Layer]) -> list[int]:
 
 
 def _layer_label(layer: Layer) -> str:
-    name = layer.name if len(layer.name) <= 22 else "..." + layer.name[-19:]
+    name = layer.name
+    dots = [place for place, letter in enumerate(name) if letter == "."]
+    if len(name) > LINE_LETTERS and dots:
+        cut = min(dots, key=lambda place: abs(place - len(name) // 2)) + 1
+        name = f"{name[:cut]}\n{name[cut:]}"
     return f"{name}\n{layer.out_rows} x {layer.out_cols}, block {layer.block_rows} x {layer.block_cols}"
 
 
-def _draw(rows: Sequence[_Row], frames: Iterable[Frame] | None, shown: Sequence[int] | None) -> Figure:
+def _draw(rows: Sequence[_Row], frames: Iterable[Frame] | None, shown: Sequence[int] | None, caption: str) -> Figure:
     first = rows[0].trace
     pictures = None if frames is None else list(frames)
     if pictures is not None and len(pictures) < first.frames:
@@ -143,12 +152,12 @@ def _draw(rows: Sequence[_Row], frames: Iterable[Frame] | None, shown: Sequence[
     chosen = _gated_frames(first) if shown is None else list(shown)
     layer = first.layers[rows[0].layer]
     shape = (layer.out_rows, layer.out_cols) if pictures is None else pictures[0].shape[:2]
-    side = (PAGE_INCHES - 1.35) / len(chosen)
+    label_inches = 0.15 + LETTER_INCHES * max(len(line) for row in rows for line in row.label.splitlines())
+    side = (PAGE_INCHES - label_inches) / len(chosen)
     with styled():
-        figure = Figure(
-            figsize=(PAGE_INCHES, (len(rows) * side * shape[0] / shape[1]) * 1.03 + 0.45), layout="constrained"
-        )
-        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
+        height = len(rows) * (side * shape[0] / shape[1] + 0.03) + 0.5
+        layout = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
+        figure = Figure(figsize=(PAGE_INCHES, height), layout=layout)
         grid = figure.subplots(len(rows), len(chosen), squeeze=False)
         for axes, row in zip(grid, rows, strict=True):
             axes[0].set_ylabel(row.label, rotation=0, ha="right", va="center", fontsize=7.5)
@@ -156,9 +165,7 @@ def _draw(rows: Sequence[_Row], frames: Iterable[Frame] | None, shown: Sequence[
                 _mask_panel(axis, row, frame, None if pictures is None else pictures[frame], shape)
         for axis, frame in zip(grid[0], chosen, strict=True):
             axis.set_title(f"frame {frame}", fontweight="normal")
-        figure.supxlabel(
-            "outlined, in full colour: computed; pale: skipped; in the corner: computed share of the map", fontsize=7.5
-        )
+        figure.supxlabel(caption, fontsize=7.5)
         return figure
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import joblib
@@ -43,7 +47,7 @@ def in_processes(
             number = 0
             while waiting:
                 flying[number] = waiting.popleft()
-                yield joblib.delayed(_numbered)(function, number, flying[number])
+                yield joblib.delayed(_numbered)(function, number, flying[number], os.getpid())
                 number += 1
 
         try:
@@ -55,16 +59,29 @@ def in_processes(
 
 
 def _numbered(
-    function: Callable[[Sequence[Item]], Sequence[Result]], number: int, batch: Sequence[Item]
+    function: Callable[[Sequence[Item]], Sequence[Result]], number: int, batch: Sequence[Item], parent: int
 ) -> tuple[int, Sequence[Result]]:
+    _end_with(parent)
     return number, function(batch)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed without a chance to say so."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _alone(function: Callable[[Sequence[Item]], Sequence[Result]], item: Item) -> Result | WorkerDied:
     """Try an item by itself, twice: the first death may have come from outside, such as a lack of memory."""
     for _ in range(2):
         try:
-            for _, results in _parallel(1, 1)([joblib.delayed(_numbered)(function, 0, [item])]):
+            for _, results in _parallel(1, 1)([joblib.delayed(_numbered)(function, 0, [item], os.getpid())]):
                 result: Result = results[0]
                 return result
         except TerminatedWorkerError:

@@ -39,7 +39,10 @@ from skipsim.analysis.variants import Variant, blocks_of, short, tile_name, tile
 from skipsim.errors import InputError
 
 GROUP_COLOURS = dict(zip(CAUSE_GROUPS, (BLUE, GREY, PURPLE, YELLOW, ORANGE, VERMILLION, SKY, GREEN, PALE), strict=True))
-MOST_PANELS = 12
+MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of the figure together
+LEGEND_COLUMNS = 6
+DOTTED = (0, (1, 2))
+BAND, SOFT = "#EFEFEF", "#666666"
 MOST_THRESHOLDS = 6
 MAX_DROP_POINTS = 1.0
 
@@ -56,11 +59,13 @@ def latency_accuracy(table: pd.DataFrame) -> Figure:
         figure, axes = panels(len(variants), height=2.35)
         for axis, variant in zip(axes, variants, strict=True):
             _accuracy_panel(axis, variant, blocks, tiles)
-        axes[0].set_ylabel(f"{_metric(table)} [%]")
+        _label_left(axes, f"{_metric(table)} [%]")
         dense = Line2D([], [], color=INK, marker="*", markersize=9, linestyle="", label="dense")
         front = Line2D([], [], color=INK, linewidth=1.0, label="Pareto line")
-        near = Patch(color="#F1F1F1", label=f"within {MAX_DROP_POINTS:g} point of dense")
-        _legend(figure, blocks, tiles, [dense, front, near])
+        near = Patch(color=BAND, label=f"\u2264 {MAX_DROP_POINTS:g} point lost")
+        lower = int((table["quality_drop"] > MOST_POINTS_LOST).sum())
+        note = f"below the panels: {lower} of {len(table)} configurations, more than {MOST_POINTS_LOST:g} points lost"
+        _legend(figure, blocks, tiles, [dense, front, _pale("dominated"), near], note * bool(lower))
         return figure
 
 
@@ -68,7 +73,7 @@ def _accuracy_panel(axis: Axes, variant: Variant, blocks: dict[str, str], tiles:
     rows = variant.rows
     dense = rows.iloc[0]
     dense_quality = 100 * dense["dense_quality"]
-    axis.axhspan(dense_quality - MAX_DROP_POINTS, dense_quality, color="#F1F1F1", zorder=0)
+    axis.axhspan(dense_quality - MAX_DROP_POINTS, dense_quality, color=BAND, zorder=0)
     points = pd.concat([rows[["latency_ms", "quality"]], _dense_point(dense)], ignore_index=True)
     on_front = pareto_front(points, minimise=["latency_ms"], maximise=["quality"])
     front = points[on_front].sort_values("latency_ms")
@@ -77,8 +82,10 @@ def _accuracy_panel(axis: Axes, variant: Variant, blocks: dict[str, str], tiles:
     axis.plot(dense["dense_latency_ms"], dense_quality, "*", color=INK, markersize=9, zorder=5)
     axis.set_title(variant.title)
     axis.set_xlabel("latency [ms per frame]")
-    axis.set_xlim(left=0)
-    axis.margins(y=0.08)
+    shown = rows[rows["quality_drop"] <= MOST_POINTS_LOST]["quality"]
+    low, high = 100 * min(shown.min(), dense["dense_quality"]), 100 * max(shown.max(), dense["dense_quality"])
+    room = max(0.5, 0.06 * (high - low))
+    axis.set_ylim(low - room, high + room)
 
 
 def _dense_point(row: pd.Series[Any]) -> pd.DataFrame:
@@ -97,38 +104,37 @@ def speedup_mac_reduction(table: pd.DataFrame) -> Figure:
         right = 1.06 * float(table["mac_reduction"].max())
         top = 1.12 * max(1.0, float(table["speedup"].max()))
         for axis, variant in zip(axes, variants, strict=True):
-            axis.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+            axis.axhline(1, color=INK, linewidth=0.8, linestyle=DOTTED, zorder=1)
             axis.set_xlim(0, right)
             axis.set_ylim(0, top)
-            for realised in (1, 0.5, 0.25):
-                _realised_line(axis, realised, right, top)
+            for share in (1.0, 0.5, 0.25):
+                _realised_line(axis, share, right, top)
             rows = variant.rows
             fastest = (rows["speedup"] >= 1).to_numpy()
             _scatter(axis, rows, "mac_reduction", rows["speedup"], fastest, blocks, tiles)
             axis.set_title(variant.title)
             axis.set_xlabel("MAC reduction, gates included [x]")
-        axes[0].set_ylabel("predicted speed-up [x]")
-        even = Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (1, 2)), label="as fast as dense")
-        _legend(figure, blocks, tiles, [even])
+        _label_left(axes, "predicted speed-up [x]")
+        even = Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label="dense")
+        realised = Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", label="realised")
+        _legend(figure, blocks, tiles, [even, realised, _pale("slower")])
         return figure
 
 
 def _realised_line(axis: Axes, realised: float, right: float, top: float) -> None:
-    """Draw speed-up = realised x MAC reduction up to the frame of the panel, with its name along it."""
+    """Draw speed-up = realised x MAC reduction up to the frame of the panel, with its name at the end."""
     end = min(right, top / realised)
     axis.plot([0, end], [0, realised * end], color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-    place = 0.97 * end
-    axis.text(
-        place,
-        realised * place,
-        f"{realised:.0%} realised",
-        rotation=np.degrees(np.arctan(realised)),
-        rotation_mode="anchor",
-        transform_rotates_text=True,
-        ha="right",
-        va="bottom",
+    at_top = end < right
+    axis.annotate(
+        f"{realised:.0%}",
+        (end, realised * end),
+        xytext=(-6, 0) if at_top else (2, 0),
+        textcoords="offset points",
+        ha="right" if at_top else "left",
+        va="top" if at_top else "center",
         fontsize=6.5,
-        color="#666666",
+        color=SOFT,
     )
 
 
@@ -150,7 +156,7 @@ def cycles_by_cause(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> F
             chosen = [best_of_block(variant.rows[variant.rows["block"] == block], max_drop) for block in blocks]
             starred |= any(row is not None and _lost(row) > max_drop for row in chosen)
             _cause_panel(axis, variant, blocks, chosen, max_drop)
-        axes[0].set_ylabel("cycles [% of dense]")
+        _label_left(axes, "cycles [% of dense]")
         handles: list[Any] = [_group_patch(name) for name in CAUSE_GROUPS]
         handles.append(
             Line2D(
@@ -164,7 +170,12 @@ def cycles_by_cause(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> F
                 label="if time followed the MACs",
             )
         )
-        title = f"fastest tile and threshold within {max_drop:g} point" + ("; * = nothing within, least loss" * starred)
+        highest = max(axis.dataLim.y1 for axis in axes)
+        for axis in axes:
+            axis.set_ylim(0, 1.1 * highest)
+        title = "each block with its fastest tile (above the bar) and threshold"
+        title += f" within {max_drop:g} point" * bool(table["quality_drop"].notna().any())
+        title += "; *: none is, the one that loses least" * starred
         figure.legend(handles=handles, loc="outside lower center", ncols=5, title=title, columnspacing=1.2)
         return figure
 
@@ -187,23 +198,21 @@ def _cause_panel(
     axis: Axes, variant: Variant, blocks: Sequence[str], chosen: Sequence[pd.Series[Any] | None], max_drop: float
 ) -> None:
     first = variant.rows.iloc[0]
-    _stack(axis, 0, {name: 100 * share for name, share in group_shares(first, dense=True).items()})
+    _stack(axis, 0, {name: 100 * share for name, share in group_shares(first.to_dict(), dense=True).items()})
     names = ["dense"]
     for place, (block, row) in enumerate(zip(blocks, chosen, strict=True), start=1):
         names.append(short(block))
         if row is None:
             continue
         height = 100 * row["latency_ms"] / row["dense_latency_ms"]
-        _stack(axis, place, {name: height * share for name, share in group_shares(row).items()})
+        _stack(axis, place, {name: height * share for name, share in group_shares(row.to_dict()).items()})
         axis.plot(place, 100 / row["mac_reduction"], "_", color=INK, markersize=13, markeredgewidth=1.6, zorder=4)
         names[-1] += "*" * (_lost(row) > max_drop)
         axis.text(place, height + 1.5, short(row["chosen_tile"]), ha="center", va="bottom", fontsize=6.5, color=INK)
     axis.set_xticks(range(len(names)), names)
     axis.grid(axis="x", visible=False)
     axis.set_title(variant.title)
-    axis.set_xlabel("block [output pixels]; tile above the bar")
-    axis.margins(y=0.1)
-    axis.set_ylim(bottom=0)
+    axis.set_xlabel("block [output pixels]")
 
 
 def _stack(axis: Axes, place: int, heights: dict[str, float]) -> None:
@@ -242,17 +251,15 @@ def density_by_block(table: pd.DataFrame) -> Figure:
                 axis.plot(seen, shares, color=colour, marker=marker, markersize=3.5, linewidth=1.0, zorder=3)
             axis.set_xticks(range(len(blocks)), [short(block) for block in blocks])
             axis.set_ylim(0, 103)
-            axis.set_title("" if np.isnan(threshold) else f"threshold {threshold:g}")
-        for axis in axes[-min(3, len(axes)) :]:
             axis.set_xlabel("block [output pixels]")
-        for axis in axes[::3]:
-            axis.set_ylabel("share of dense MACs [%]")
-        handles = [Line2D([], [], color=INK, marker="o", markersize=4, label="asked for by the gates")]
+            axis.set_title("" if np.isnan(threshold) else f"threshold {threshold:g}")
+        _label_left(axes, "share of dense MACs [%]")
+        handles = [Line2D([], [], color=INK, marker="o", markersize=4, label="asked for by gates")]
         handles += [
-            Line2D([], [], color=colour, marker=marker, markersize=3.5, label=f"computed in {tile_name(tile)}")
+            Line2D([], [], color=colour, marker=marker, markersize=3.5, label=f"computed: {tile_name(tile)}")
             for colour, marker, tile in zip(COLOURS, MARKERS[1:], tiles, strict=False)
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.1, handlelength=1.7)
         return figure
 
 
@@ -296,9 +303,11 @@ def _scatter(
                 )
 
 
-def _legend(figure: Figure, blocks: dict[str, str], tiles: dict[str, str], others: Sequence[Any]) -> None:
+def _legend(
+    figure: Figure, blocks: dict[str, str], tiles: dict[str, str], others: Sequence[Any], note: str = ""
+) -> None:
     """Explain colours, markers and lines below the panels, a row of each."""
-    rows = [
+    rows: list[list[Any]] = [
         [Patch(color=colour, label=f"block {short(block)}") for block, colour in blocks.items()],
         [
             Line2D([], [], color="#555555", marker=marker, markersize=4, linestyle="", label=tile_name(tile))
@@ -306,11 +315,30 @@ def _legend(figure: Figure, blocks: dict[str, str], tiles: dict[str, str], other
         ],
         list(others),
     ]
+    rows = [row[start : start + LEGEND_COLUMNS] for row in rows for start in range(0, len(row), LEGEND_COLUMNS)]
     width = max(map(len, rows))
     blank = Line2D([], [], linestyle="", label=" ")
     columns = [[row[place] if place < len(row) else blank for row in rows] for place in range(width)]
     handles = [handle for column in columns for handle in column]
-    figure.legend(handles=handles, loc="outside lower center", ncols=width, columnspacing=1.4, handletextpad=0.5)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=width,
+        columnspacing=1.4,
+        handletextpad=0.5,
+        title=note or None,
+    )
+
+
+def _label_left(axes: Sequence[Axes], label: str) -> None:
+    for axis in axes:
+        place = axis.get_subplotspec()
+        if place is not None and place.is_first_col():
+            axis.set_ylabel(label)
+
+
+def _pale(label: str) -> Line2D:
+    return Line2D([], [], color="#555555", marker="o", markersize=4, linestyle="", alpha=0.35, label=label)
 
 
 def _metric(table: pd.DataFrame) -> str:

@@ -97,7 +97,9 @@ class Recommendation:
 
     def _headline(self) -> str:
         named = dict(self.configuration)
-        first = f"block {named.pop('block')}, tile {self._tile()}, threshold {_text(named.pop('threshold'))}"
+        threshold = named.pop("threshold")
+        first = f"block {named.pop('block')}, tile {self._tile()}"
+        first += "" if math.isnan(threshold) else f", threshold {threshold:g}"
         named.pop("tile")
         gate, update, reset = named.pop("gate"), named.pop("update"), named.pop("reset_every")
         rest = [f"{gate} gate", f"update {update}", *([f"reset every {reset} frames"] if reset else [])]
@@ -177,6 +179,7 @@ def recommend(
     ranked = allowed.sort_values(["speedup", "quality_drop"], ascending=[False, True], kind="stable")
     best = {str(name): value for name, value in ranked.iloc[0].items()}
     names = ["block", "tile", "threshold", "gate", "update", "reset_every", *overrides_of(table)]
+    names += ["clip"] * (rows["clip"].nunique() > 1)
     ratio = 100 * best["latency_ms"] / best["dense_latency_ms"]
     return Recommendation(
         hardware=hardware,

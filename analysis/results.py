@@ -199,8 +199,9 @@ def overrides_of(table: pd.DataFrame) -> list[str]:
 def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per configuration, the mean over its clips; without configurations that failed on a clip.
 
-    The mean is that of frames of every clip with equal weight: times, bytes, energies, densities and qualities are
-    averaged; ratios and shares are those of the averages. `clip` names the clip, or says how many there are.
+    Clips weigh the same: times, bytes, energies, densities and qualities are averaged, ratios and shares are those of
+    the averages; `clip` says how many there are. Rows stay as they are where not every configuration has run on every
+    clip, as with traces that were collected from elsewhere.
     """
     clips = table["clip"].nunique()
     failed = table[table["error"] != ""]
@@ -210,7 +211,7 @@ def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
         marked = failed[keys].drop_duplicates().assign(failed=True)
         table = table.merge(marked, on=keys, how="left")
         table = table[table.pop("failed").isna()].reset_index(drop=True)
-    if clips <= 1 or table.empty:
+    if clips <= 1 or table.empty or (table.groupby(keys, dropna=False)["clip"].nunique() != clips).any():
         return table.reset_index(drop=True)
     gated, dense = table["latency_ms"], table["dense_latency_ms"]
     columns = [str(name) for name in table]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,9 +18,10 @@ INK, GREY, PALE = "#222222", "#8C8C8C", "#DDDDDD"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW, GREY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 PAGE_INCHES = 7.2  # text width of a two-column paper
+COLUMNS = 3
 PNG_DPI = 200
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -51,16 +53,16 @@ STYLE = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Apply the style to all that is drawn inside."""
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE, "backend": "Agg"}):
+    settings: Any = dict(mpl.rcParamsDefault) | STYLE | {"backend": "Agg"}
+    with mpl.rc_context(settings):
         yield
 
 
-def panels(count: int, *, height: float, columns: int = 3) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure of text width with `count` panels of `height` inches, at most `columns` side by side."""
-    across = min(count, columns)
+def panels(count: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure of text width with `count` panels of `height` inches, at most COLUMNS side by side."""
+    across = 2 if count == 4 else min(count, COLUMNS)
     down = -(-count // across)
-    width = PAGE_INCHES if across > 1 else 0.62 * PAGE_INCHES
-    figure = Figure(figsize=(width, down * height + 0.6), layout="constrained")
+    figure = Figure(figsize=(PAGE_INCHES, down * height + 0.6), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     axes = list(grid.ravel())
     for axis in axes[count:]:

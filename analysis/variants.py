@@ -11,6 +11,7 @@ from skipsim.analysis.results import overrides_of
 from skipsim.analysis.style import COLOURS, MARKERS
 
 MOST_PANELS = 12
+TITLE_LETTERS = 28  # that fit above a panel
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ def variants_of(table: pd.DataFrame) -> list[Variant]:
     variants = []
     for values, rows in table.groupby(keys, sort=False, dropna=False):
         named = dict(zip(keys, values, strict=True))
-        parts = [str(named[key]) if key in ("network", "hardware") else f"{key} = {named[key]}" for key in several]
-        variants.append(Variant("\n".join([", ".join(parts[:2]), *parts[2:]]), rows))
+        lines = [str(named[key]) if key in ("network", "hardware") else f"{key} = {named[key]}" for key in several]
+        if several[:2] == ["network", "hardware"] and len(", ".join(lines[:2])) <= TITLE_LETTERS:
+            lines[:2] = [", ".join(lines[:2])]
+        variants.append(Variant("\n".join(lines), rows))
     return variants[:MOST_PANELS]
 
 

@@ -35,7 +35,7 @@ Number = Annotated[float, BeforeValidator(_not_bool), Field(strict=False)]
 Size = Annotated[Number, Field(gt=0), AfterValidator(_size)]
 Rate = Annotated[Number, Field(gt=0, description="per cycle; inf = no limit")]
 Picojoules = Annotated[Number, Field(ge=0)]
-Dataflow = Literal["output_stationary", "weight_stationary", "input_stationary"]
+Dataflow = Literal["output_stationary", "weight_stationary", "input_stationary", "dot_product", "row_stationary"]
 Update = Literal["auto", "recompute", "difference", "delta"]
 Placement = Literal["none", "separate", "fused", "array"]
 
@@ -62,6 +62,13 @@ class Array(_Table):
     rows: Count
     cols: Count
     dataflow: Dataflow
+    fill_cycles: Cycles = Field(0, description="dot_product: to fill the pipeline each time other inputs are held")
+    weights_per_cycle: Rate = Field(math.inf, description="row_stationary: filter values loaded per cycle")
+    winograd: bool = Field(default=False, description="3x3 kernels at stride 1 as F(2x2, 3x3): 4 products instead of 9")
+    skip_taps: bool = Field(
+        default=False,
+        description="taps on inputs that the layer before skipped take no time; they must be zero: pruning, or deltas",
+    )
     pack_tiles: bool = Field(True, description="several small tiles share one pass")
     depthwise: Literal["array", "vector"] = "array"
     vector_macs_per_cycle: Count | None = Field(None, description="the vector unit that runs depthwise layers")
@@ -70,6 +77,18 @@ class Array(_Table):
     def _vector_unit_is_there(self) -> Self:
         if self.depthwise == "vector" and self.vector_macs_per_cycle is None:
             raise ValueError('depthwise = "vector" needs vector_macs_per_cycle')
+        return self
+
+    @model_validator(mode="after")
+    def _dataflow_knows_its_keys(self) -> Self:
+        for key, default, dataflow in (
+            ("fill_cycles", 0, "dot_product"),
+            ("winograd", False, "dot_product"),
+            ("skip_taps", False, "dot_product"),
+            ("weights_per_cycle", math.inf, "row_stationary"),
+        ):
+            if getattr(self, key) != default and self.dataflow != dataflow:
+                raise ValueError(f'{key} is only for dataflow = "{dataflow}"')
         return self
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.hwmodels.dram import Dram, dram_part
 from skipsim.hwmodels.hardware import Hardware
+from skipsim.simulator.compiled import compiled
 
 INTERLEAVE_BYTES = (
     256  # assumed: neighbouring channels serve neighbouring 256 bytes, as address maps of mobile chips do
@@ -97,7 +97,7 @@ def fresh_state(memory: Banked) -> tuple[NDArray[np.int64], NDArray[np.int64], N
     return channel, bank, np.zeros(4, np.int64)
 
 
-@numba.njit(cache=True)
+@compiled
 def _refresh(t, channel, banks, now, tally):
     """Refresh all banks of a channel if it is due at `now`; refreshes that were due in idle time are past."""
     behind = (now - channel[REFRESH_DUE]) // t[REFI]
@@ -116,7 +116,7 @@ def _refresh(t, channel, banks, now, tally):
     tally[REFRESHES] += 1
 
 
-@numba.njit(cache=True)
+@compiled
 def _burst(t, channel, banks, group, bank, row, write, asked, tally):
     """Serve one burst; return the tick of its column command."""
     now = max(asked, channel[LAST_COLUMN])
@@ -152,7 +152,7 @@ def _burst(t, channel, banks, group, bank, row, write, asked, tally):
     return column
 
 
-@numba.njit(cache=True)
+@compiled
 def serve(t, channel, bank, tally, moves, first, count, write, request, grant):
     """Serve a request asked for at cycle `request` and granted at `grant`.
 

@@ -1,7 +1,7 @@
 """Dataflows: how many cycles, and how many operands, a pass over the array takes.
 
-Cycles of a dense pass follow SCALE-Sim (Samajdar et al., ISPASS 2020, section III; also in its version 3): with M output pixels, N filters,
-K products per output value and an array of R x C,
+Cycles of a dense pass of the first three follow SCALE-Sim (Samajdar et al., ISPASS 2020, section III; also in its version 3): with M output
+pixels, N filters, K products per output value and an array of R x C,
 
     output stationary  ceil(M/R) ceil(N/C) (K + R + C - 2)
     weight stationary  ceil(K/R) ceil(N/C) (M + 2R + C - 2)
@@ -13,13 +13,14 @@ A new dataflow is one function here and one line in DATAFLOWS.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from skipsim.hwmodels.hardware import Array, ratio
 
 WHOLE_PASS = 2**62  # fold_pixels of a dataflow that streams all pixels of a pass through
 
 
-@dataclass(frozen=True)
-class ArrayCost:
+class ArrayCost(NamedTuple):
     """Cost of a pass over m output pixels, linear in m and in the number of folds f = ceil(m / fold_pixels)."""
 
     fold_pixels: int
@@ -37,8 +38,7 @@ class ArrayCost:
 
     def times(self, runs: int) -> ArrayCost:
         """Return the cost of `runs` such passes one after the other (the groups of a grouped layer)."""
-        return replace(
-            self,
+        return self._replace(
             cycles_per_fold=self.cycles_per_fold * runs,
             cycles_per_pixel=self.cycles_per_pixel * runs,
             inputs_per_pixel=self.inputs_per_pixel * runs,
@@ -47,16 +47,36 @@ class ArrayCost:
         )
 
 
-def output_stationary(filters: int, reduction: int, rows: int, cols: int) -> ArrayCost:
+class Convolution(NamedTuple):
+    """What the array is given in one pass: a slice of the channels of one group, on tiles of one size."""
+
+    filters: int
+    channels: int
+    kernel_rows: int = 1
+    kernel_cols: int = 1
+    tile_rows: int = 1
+    tile_cols: int = 1
+    stride_rows: int = 1
+    stride_cols: int = 1
+
+    @property
+    def reduction(self) -> int:
+        """Products summed into one output value."""
+        return self.kernel_rows * self.kernel_cols * self.channels
+
+
+def output_stationary(work: Convolution, array: Array) -> ArrayCost:
     """Pixels on rows, filters on columns; each processing element sums one output value."""
+    filters, reduction, rows, cols = work.filters, work.reduction, array.rows, array.cols
     filter_folds = -(-filters // cols)
     return ArrayCost(
         rows, filter_folds * (reduction + rows + cols - 2), 0, 1, reduction * filter_folds, reduction * filters, filters
     )
 
 
-def weight_stationary(filters: int, reduction: int, rows: int, cols: int) -> ArrayCost:
+def weight_stationary(work: Convolution, array: Array) -> ArrayCost:
     """Products on rows, filters on columns; weights stay while pixels stream; partial sums of K folds meet in the output buffer."""
+    filters, reduction, rows, cols = work.filters, work.reduction, array.rows, array.cols
     reduction_folds = -(-reduction // rows)
     folds = reduction_folds * -(-filters // cols)
     partial_sums = (2 * reduction_folds - 1) * filters  # every fold but the first reads back what the one before wrote
@@ -71,8 +91,9 @@ def weight_stationary(filters: int, reduction: int, rows: int, cols: int) -> Arr
     )
 
 
-def input_stationary(filters: int, reduction: int, rows: int, cols: int) -> ArrayCost:
+def input_stationary(work: Convolution, array: Array) -> ArrayCost:
     """Products on rows, pixels on columns; inputs stay while filters stream."""
+    filters, reduction, rows, cols = work.filters, work.reduction, array.rows, array.cols
     reduction_folds = -(-reduction // rows)
     partial_sums = (2 * reduction_folds - 1) * filters
     return ArrayCost(
@@ -80,10 +101,55 @@ def input_stationary(filters: int, reduction: int, rows: int, cols: int) -> Arra
     )
 
 
-DATAFLOWS: dict[str, Callable[[int, int, int, int], ArrayCost]] = {
+def dot_product(work: Convolution, array: Array) -> ArrayCost:
+    """Each column sums R products of one filter in one cycle; a pixel holds R inputs until all filters had them, then the next R.
+
+    ceil(K/R) (ceil(N/C) + fill) cycles per pixel. NVDLA's array (unit description, "Convolution MAC") with R = Atomic-C and
+    C = Atomic-K has no fill, because weights stay for a stripe of pixels; the HLS units of DPACS (CASR-HKU/DPACS, conv.h) drain
+    their pipeline after every group of inputs. Winograd F(2x2, 3x3): 16 products for 4 outputs (Lavin and Gray, CVPR 2016).
+    """
+    winograd = array.winograd and uses_winograd(work)
+    products = 4 * work.channels if winograd else work.reduction
+    steps = -(-products // array.rows)
+    each = steps * (-(-work.filters // array.cols) + array.fill_cycles)
+    weights = work.filters * (16 * work.channels if winograd else work.reduction)
+    return ArrayCost(WHOLE_PASS, 0, each, 1, products, weights, work.filters)
+
+
+def uses_winograd(work: Convolution) -> bool:
+    """Whether an array that knows Winograd F(2x2, 3x3) uses it: 3x3 kernels at stride 1."""
+    return work[2:4] == (3, 3) and work[6:8] == (1, 1)
+
+
+def row_stationary(work: Convolution, array: Array) -> ArrayCost:
+    """One filter row and one input row meet in a processing element and give sums of one output row.
+
+    Chen et al., Eyeriss, IEEE JSSC 52 (2017), section III: a filter plane on a tile takes kernel_rows x tile_rows elements for
+    kernel_cols x tile_cols cycles. Tiles of more rows than the array has columns are cut into strips; as many sets as fit
+    run side by side (strips, filters, channels). Before it runs, each filter plane is loaded: once for all strips that
+    run together, `weights_per_cycle` values at a time.
+    """
+    strip = min(work.tile_rows, array.cols)
+    strips = -(-work.tile_rows // strip)
+    sets = max(1, array.rows // work.kernel_rows) * (array.cols // strip)
+    parts = -(-work.kernel_rows // array.rows)  # a filter of more rows than the array runs part by part
+    planes = work.filters * work.channels
+    cycles = -(-strips * planes // sets) * parts * work.kernel_cols * work.tile_cols
+    values, per_cycles = ratio(array.weights_per_cycle)
+    loads = planes * work.kernel_rows * work.kernel_cols * -(-strips // sets)
+    cycles += -(-loads * per_cycles // values) if values else 0
+    pixels = work.tile_rows * work.tile_cols
+    return ArrayCost(
+        WHOLE_PASS, 0, cycles, pixels, work.channels, loads, (2 * work.channels - 1) * work.filters
+    )  # fmt: skip
+
+
+DATAFLOWS: dict[str, Callable[[Convolution, Array], ArrayCost]] = {
     "output_stationary": output_stationary,
     "weight_stationary": weight_stationary,
     "input_stationary": input_stationary,
+    "dot_product": dot_product,
+    "row_stationary": row_stationary,
 }
 
 

@@ -7,12 +7,12 @@ earliest known one.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import fresh_state
+from skipsim.simulator.compiled import compiled
 from skipsim.simulator.counters import Counters
 from skipsim.simulator.fast_core import (
     A_FREE,
@@ -84,7 +84,7 @@ LAUNCH, GATE, BARRIER = (counting.C[n] for n in ("launch", "gate", "barrier"))
 KIND_DEAL, KIND_SCATTER, KIND_GATHER = range(3)  # order of decisions within a cycle
 
 
-@numba.njit(cache=True)
+@compiled
 def _earliest(state, cores):
     """Return the earliest decision to make: (cycle, kind, core); kind NONE if none is pending."""
     cycle, kind, who = 0, NONE, 0
@@ -100,7 +100,7 @@ def _earliest(state, cores):
     return cycle, kind, who
 
 
-@numba.njit(cache=True)
+@compiled
 def _grant_prefetch(memory, s, port_free, port, read, requests, latency, port_busy):
     """Grant a pending prefetch, booked on the stage that asked for it; return when the memory port is free again."""
     granted = max(s[G_REQUEST], port_free)
@@ -112,7 +112,7 @@ def _grant_prefetch(memory, s, port_free, port, read, requests, latency, port_bu
     return free
 
 
-@numba.njit(cache=True)
+@compiled
 def _scan(rows, first_row, end_row, passes, units, emitted):
     """Find the passes and units of a stage; return how many of each."""
     found, dealt, sum_index = 0, 0, 0
@@ -138,7 +138,7 @@ def _scan(rows, first_row, end_row, passes, units, emitted):
     return found, dealt
 
 
-@numba.njit(cache=True)
+@compiled
 def _start_core(s, start, prefetched, core):
     """Reset a core for a new stage; weights that were fetched for it ahead stay, or stay on their way."""
     pending = s[G_STATE] == PREFETCHING
@@ -154,7 +154,7 @@ def _start_core(s, start, prefetched, core):
             s[G_FREE], s[WEIGHTS_ARRIVAL] = max(start, free), arrival
 
 
-@numba.njit(cache=True)
+@compiled
 def _run_stage(work, port_free, own_port, own_read, own_requests, next_requests, busy_before):
     """Run the tiles of one stage; return when the memory port is free.
 
@@ -202,7 +202,7 @@ def _run_stage(work, port_free, own_port, own_read, own_requests, next_requests,
             port_free = grant_read(work, touched, granted)
 
 
-@numba.njit(cache=True)
+@compiled
 def _finished(state, cores):
     """Whether every core has scattered all that it gathered, and gathers no more."""
     for core in range(cores):
@@ -213,34 +213,12 @@ def _finished(state, cores):
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _run(
-    rows,
-    stages,
-    stage_requests,
-    memory,
-    cores,
-    halves,
-    latency,
-    dynamic,
-    prefetch,
-    begin,
-    end,
-    causes,
-    port_busy,
-    events,
-    keep_events,
-):
+    rows, stages, stage_requests, memory, cores, halves, latency, dynamic, prefetch, begin, end, causes, port_busy,
+    events, keep_events, passes, units, emitted, state, rings,
+):  # fmt: skip
     """Run all stages; fill begin, end, causes, port_busy and, if they are kept, events."""
-    most = 0
-    for stage in range(len(stages)):
-        most = max(most, stages[stage, STAGE_ROWS])
-    passes = np.empty((most, PASS_SIZE), np.int64)
-    units = np.empty(most, np.int64)
-    emitted = np.empty(most, np.int64)
-    scratch = np.empty((0 if keep_events else most, len(counting.EVENT_COLUMNS)), np.int64)
-    state = np.full((cores, STATE_SIZE), NONE, np.int64)
-    rings = np.empty((cores, 3, halves), np.int64)
     now = port_free = 0
     for number in range(len(stages)):
         stage = stages[number]
@@ -271,7 +249,7 @@ def _run(
         rings[:] = NONE
         following = prefetch and number + 1 < len(stages)
         work = Work(
-            rows, events[first_row : first_row + count] if keep_events else scratch, causes[number], state, rings,
+            rows, events[first_row : first_row + count] if keep_events else events, causes[number], state, rings,
             passes, units[:dealt], emitted, port_busy[number : number + 1], first_row, start, cores, halves, latency,
             dynamic, stages[number + 1, PREFETCH_PORT] if following else 0,
             stages[number + 1, PREFETCH_READ] if following else 0, memory,
@@ -311,13 +289,16 @@ def _memory(tiles: Tiles, machine: Machine) -> Memory:
 
 def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:
     """Run the table from cycle 0 and return its counters."""
-    stages = len(tiles.stages)
+    stages, cores, halves = len(tiles.stages), machine.cores, machine.halves
+    longest = int(tiles.stages[:, STAGE_ROWS].max(initial=0))
     begin, end, port_busy = (np.zeros(stages, np.int64) for _ in range(3))
-    causes = np.zeros((stages, machine.cores, len(counting.CAUSES)), np.int64)
-    log = np.zeros((len(tiles.rows) if events else 0, len(counting.EVENT_COLUMNS)), np.int64)
+    causes = np.zeros((stages, cores, len(counting.CAUSES)), np.int64)
+    log = np.zeros((len(tiles.rows) if events else longest, len(counting.EVENT_COLUMNS)), np.int64)
     asked = tiles.stage_requests if machine.memory else np.zeros((stages, len(table.STAGE_REQUEST_COLUMNS)), np.int64)
     _run(
-        tiles.rows, tiles.stages, asked, _memory(tiles, machine), machine.cores, machine.halves, machine.latency, machine.dynamic, machine.prefetch,
-        begin, end, causes, port_busy, log, events,
+        tiles.rows, tiles.stages, asked, _memory(tiles, machine), cores, halves, machine.latency, machine.dynamic,
+        machine.prefetch, begin, end, causes, port_busy, log, events, np.empty((longest, PASS_SIZE), np.int64),
+        np.empty(longest, np.int64), np.empty(longest, np.int64), np.full((cores, STATE_SIZE), NONE, np.int64),
+        np.empty((cores, 3, halves), np.int64),
     )  # fmt: skip
     return Counters(begin, end, causes, port_busy, log if events else None)

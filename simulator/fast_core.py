@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
-
 from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import serve
+from skipsim.simulator.compiled import inlined
 
 LAST, INPUT, OUTPUT, UNIT = table.LAST, table.INPUT, table.OUTPUT, table.UNIT
 
@@ -91,7 +90,7 @@ class Work(NamedTuple):
     memory: Any  # Memory
 
 
-@numba.njit(cache=True)
+@inlined
 def _part_free(work, core, ring, filling, last, done):
     """Return when a buffer part is free for the given filling, NONE if not known yet; `last` = the pass before it."""
     if filling < work.halves:
@@ -100,14 +99,14 @@ def _part_free(work, core, ring, filling, last, done):
     return 0 if user == NONE else work.passes[user, done]
 
 
-@numba.njit(cache=True)
+@inlined
 def _fill(work, core, ring, filling, last):
     """Note which pass was the last to use the filling before this one."""
     if filling > 0:
         work.rings[core, ring, (filling - 1) % work.halves] = last
 
 
-@numba.njit(cache=True)
+@inlined
 def _book_wait(work, core, first, end, free, arrived):
     """Say what the gather unit did in the cycles from `free` to `arrived`, in which the array waited for its work."""
     causes = work.causes[core]
@@ -126,7 +125,7 @@ def _book_wait(work, core, first, end, free, arrived):
             begin = until
 
 
-@numba.njit(cache=True)
+@inlined
 def array(work, core):
     """Run gathered passes while an output part is free; return whether any ran."""
     s, passes, rows, moved = work.state[core], work.passes, work.rows, False
@@ -160,7 +159,7 @@ def array(work, core):
         s[A_FREE], s[A_LAST], moved = done, p, True
 
 
-@numba.njit(cache=True)
+@inlined
 def serve_request(memory, hold, first, count, write, request, granted):
     """Return when the port is free again and when the last byte arrives, of a request granted at the given cycle."""
     if not memory.banked:
@@ -170,7 +169,7 @@ def serve_request(memory, hold, first, count, write, request, granted):
     )  # fmt: skip
 
 
-@numba.njit(cache=True)
+@inlined
 def _serve_row(work, row, hold, what, write, request, granted):
     """Serve a request of a row and book the port; `what` = the request's first column in `requests`."""
     memory = work.memory
@@ -181,7 +180,7 @@ def _serve_row(work, row, hold, what, write, request, granted):
     return free, data
 
 
-@numba.njit(cache=True)
+@inlined
 def grant_scatter(work, core, granted):
     """Grant the memory port to a core's scatter unit; return when the port is free."""
     row = work.state[core, X_ROW]
@@ -191,7 +190,7 @@ def grant_scatter(work, core, granted):
     return free
 
 
-@numba.njit(cache=True)
+@inlined
 def grant_weights(work, core, granted):
     """Grant the memory port for the weights that a core waits for; return when the port is free."""
     s = work.state[core]
@@ -203,7 +202,7 @@ def grant_weights(work, core, granted):
     return free
 
 
-@numba.njit(cache=True)
+@inlined
 def grant_read(work, core, granted):
     """Grant the memory port to the read of the row that a core has come to; return when the port is free."""
     s = work.state[core]
@@ -213,7 +212,7 @@ def grant_read(work, core, granted):
     return free
 
 
-@numba.njit(cache=True)
+@inlined
 def _scattered(work, core, granted, free):
     """End the write of the current row: granted (or not needing a grant), and the port free, at the given cycles."""
     s, passes, row = work.state[core], work.passes, work.state[core, X_ROW]
@@ -228,7 +227,7 @@ def _scattered(work, core, granted, free):
         s[X_LAST], s[X_ROW] = p, NONE
 
 
-@numba.njit(cache=True)
+@inlined
 def scatter(work, core):
     """Write the tiles of computed passes until one needs the memory port; return whether anything moved."""
     s, passes, moved = work.state[core], work.passes, False
@@ -250,7 +249,7 @@ def scatter(work, core):
     return moved
 
 
-@numba.njit(cache=True)
+@inlined
 def deal(work, core, unit):
     """Hand a unit to a core's gather unit, or tell it that there is none left."""
     s = work.state[core]
@@ -261,7 +260,7 @@ def deal(work, core, unit):
     s[G_PHASE] = FRESH
 
 
-@numba.njit(cache=True)
+@inlined
 def _gathered(work, core, granted, free, data):
     """End the read of the current row (granted, port free, last byte at the given cycles) and turn to what follows."""
     s, passes, row = work.state[core], work.passes, work.state[core, G_ROW]
@@ -276,7 +275,7 @@ def _gathered(work, core, granted, free, data):
         s[G_STATE] = WANTS_UNIT if passes[p, P_CLOSES] else AT_PASS
 
 
-@numba.njit(cache=True)
+@inlined
 def _turn_to_pass(work, core):
     """Take an input part and see to the weights; return False if a part is not known to be free, or weights must be fetched."""
     s, passes, p = work.state[core], work.passes, work.state[core, G_PASS]
@@ -308,7 +307,7 @@ def _turn_to_pass(work, core):
     return True
 
 
-@numba.njit(cache=True)
+@inlined
 def _begin_pass(work, core):
     """Turn from the weights to the tiles of the pass."""
     s, p = work.state[core], work.state[core, G_PASS]
@@ -322,7 +321,7 @@ def _begin_pass(work, core):
     s[G_LAST], s[G_ROW], s[G_STATE] = p, first, AT_ROW
 
 
-@numba.njit(cache=True)
+@inlined
 def gather(work, core):
     """Carry the gather unit forward until it needs a decision or a part that is not known to be free; return whether it moved."""
     s, moved = work.state[core], False

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import MOVE_COLUMNS
+from skipsim.simulator.compiled import compiled, inlined
 from skipsim.simulator.dataflow import WHOLE_PASS
 from skipsim.simulator.tiles import Tiles
 
@@ -64,25 +64,24 @@ class Part(NamedTuple):
 STREAMS, SEGMENTS, BYTES, DRAM_BYTES, ON_CHIP, MOVES = range(6)
 
 
-@numba.njit(cache=True)
+@inlined
 def _ceil(amount, units, cycles):
     """Return whole cycles for `amount` at units/cycles per cycle; 0 units = no limit."""
     return 0 if units == 0 else (amount * cycles + units - 1) // units
 
 
-@numba.njit(cache=True)
+@inlined
 def _bytes(values, bits):
     return (values * bits + 7) // 8
 
 
-@numba.njit(cache=True)
-def _active_tiles(bits, offsets, plans, active, first):
-    """List the active tiles of every layer, row by row; return how many there are.
+@compiled
+def _active_tiles(bits, offsets, plans, active, first, asked, tiles_of_layer):
+    """List the active tiles of every layer, row by row.
 
-    `active` [tiles of all layers, 2] gets (tile row, tile column); `first` [layers + 1] where each layer's begin.
-    Also returns, per layer, the output positions that the mask asked for.
+    `active` [tiles of all layers, 3] gets (tile row, tile column, -), `first` [layers + 1] where each layer's begin, `asked`
+    [layers] the output positions that the masks asked for; `tiles_of_layer` is room for one layer's tiles.
     """
-    asked = np.zeros(len(plans), np.int64)
     found = 0
     for number in range(len(plans)):
         p = plans[number]
@@ -96,7 +95,8 @@ def _active_tiles(bits, offsets, plans, active, first):
                     found += 1
             continue
         grid_rows, grid_cols = -(-p.out_rows // p.block_rows), -(-p.out_cols // p.block_cols)
-        wanted = np.zeros((rows, cols), np.bool_)
+        wanted = tiles_of_layer[: rows * cols].reshape(rows, cols)
+        wanted[:] = False
         for block_row in range(grid_rows):
             top, bottom = block_row * p.block_rows, min((block_row + 1) * p.block_rows, p.out_rows)
             tile_top, tile_bottom = top // p.tile_rows, (bottom - 1) // p.tile_rows
@@ -114,10 +114,34 @@ def _active_tiles(bits, offsets, plans, active, first):
                     active[found, 0], active[found, 1] = row, col
                     found += 1
     first[len(plans)] = found
-    return asked
 
 
-@numba.njit(cache=True)
+@compiled
+def _count_taps(bits, offsets, plans, active, first):
+    """Count, for the active tiles of layers whose skipped inputs are zero, the taps on inputs that are not: active[:, 2]."""
+    for number in range(1, len(plans)):
+        p, before = plans[number], plans[number - 1]
+        if not p.zero_inputs:
+            continue
+        grid_cols = -(-before.out_cols // before.block_cols)
+        for tile in range(first[number], first[number + 1]):
+            r0, c0 = active[tile, 0] * p.tile_rows, active[tile, 1] * p.tile_cols
+            count = 0
+            for row in range(r0, min(r0 + p.tile_rows, p.out_rows)):
+                for col in range(c0, min(c0 + p.tile_cols, p.out_cols)):
+                    for tap_row in range(p.kernel_rows):
+                        y = row * p.stride_rows - p.padding_top + tap_row * p.dilation_rows
+                        if y < 0 or y >= p.in_rows:
+                            continue
+                        base = offsets[number - 1] + y // before.block_rows * grid_cols
+                        for tap_col in range(p.kernel_cols):
+                            x = col * p.stride_cols - p.padding_left + tap_col * p.dilation_cols
+                            if 0 <= x < p.in_cols:
+                                count += bits[base + x // before.block_cols]
+            active[tile, 2] = count
+
+
+@compiled
 def _add(moved, moves, p, base, y, x, channel, rows, cols, map_rows, map_cols, channels, map_channels, bits, in_dram):
     """Add one stream, the cut [y, x, channel] + [rows, cols, channels] of a map at `base`, to what a tile moves."""
     if rows <= 0 or cols <= 0:
@@ -150,7 +174,7 @@ def _add(moved, moves, p, base, y, x, channel, rows, cols, map_rows, map_cols, c
         moved[DRAM_BYTES] += segments * (-(-each // p.burst) * p.burst)
 
 
-@numba.njit(cache=True)
+@compiled
 def _move(moved, moves, p, address, each, inner, inner_stride, outer, outer_stride):
     """Note where a stream's bytes lie, and count the bursts that its segments touch."""
     m = moves[moved[MOVES]]
@@ -162,7 +186,7 @@ def _move(moved, moves, p, address, each, inner, inner_stride, outer, outer_stri
             moved[DRAM_BYTES] += ((begin + each - 1) // p.burst - begin // p.burst + 1) * p.burst
 
 
-@numba.njit(cache=True)
+@inlined
 def _port(p, dram_bytes):
     """Return the cycles on the memory port; a banked memory finds them out itself and is only told that it is used."""
     if p.banked:
@@ -170,7 +194,7 @@ def _port(p, dram_bytes):
     return _ceil(dram_bytes, p.memory_rate, p.memory_rate_cycles)
 
 
-@numba.njit(cache=True)
+@inlined
 def _bounds(p, tile_row, tile_col):
     """Return a tile's output rows and columns and its input window, all clipped: (r0, r1, c0, c1, y0, y1, x0, x1)."""
     r0, c0 = tile_row * p.tile_rows, tile_col * p.tile_cols
@@ -181,7 +205,7 @@ def _bounds(p, tile_row, tile_col):
     return r0, r1, c0, c1, y0, max(y0, y1), x0, max(x0, x1)
 
 
-@numba.njit(cache=True)
+@inlined
 def _add_window(moved, moves, p, base, bounds, left, channel, channels, in_dram):
     """Add a tile's input window, from column `left` on."""
     y0, y1, x1 = bounds[4], bounds[5], bounds[7]
@@ -191,7 +215,7 @@ def _add_window(moved, moves, p, base, bounds, left, channel, channels, in_dram)
     )  # fmt: skip
 
 
-@numba.njit(cache=True)
+@inlined
 def _add_outputs(moved, moves, p, base, bounds, channel, channels, bits, in_dram):
     """Add a tile's outputs."""
     rows, cols = bounds[1] - bounds[0], bounds[3] - bounds[2]
@@ -201,7 +225,7 @@ def _add_outputs(moved, moves, p, base, bounds, channel, channels, bits, in_dram
     )  # fmt: skip
 
 
-@numba.njit(cache=True)
+@inlined
 def _add_footprint(moved, moves, p, base, bounds):
     """Add the inputs that a tile stands on, halo left out: what becomes the reference when the tile was computed."""
     y, x = min(p.in_rows, bounds[0] * p.stride_rows), min(p.in_cols, bounds[2] * p.stride_cols)
@@ -212,21 +236,21 @@ def _add_footprint(moved, moves, p, base, bounds):
     )  # fmt: skip
 
 
-@numba.njit(cache=True)
-def _outputs_outermost(p, shares, base, active, first, end):
+@compiled
+def _outputs_outermost(p, shares, base, active, first, end, moved, unused):
     """Whether slices of the outputs run one after the other over all tiles (inputs read again), not tile by tile.
 
     Whatever moves fewer bytes to and from memory; a tie goes to reading weights once.
     """
     if p.splits == 1 or not p.regroups or p.chunks > 1:
         return True
-    moved, unused = np.zeros(6, np.int64), np.empty((2, 6), np.int64)
+    moved[:] = 0
     for number in range(first, end):
         moved[MOVES] = 0
         bounds = _bounds(p, active[number, 0], active[number, 1])
-        _add_window(moved, unused, p, base[INPUT_MAP], bounds, bounds[6], 0, p.in_channels, p.input_in_dram)
+        _add_window(moved, unused, p, base[INPUT_MAP], bounds, bounds[6], 0, p.ins, p.input_in_dram)
         if p.reads_reference:
-            _add_window(moved, unused, p, base[REFERENCE], bounds, bounds[6], 0, p.in_channels, p.reference_in_dram)
+            _add_window(moved, unused, p, base[REFERENCE], bounds, bounds[6], 0, p.ins, p.reference_in_dram)
     weights = 0
     for split in range(p.splits):
         weights += shares[p.first_share + split].weight_bytes
@@ -234,7 +258,7 @@ def _outputs_outermost(p, shares, base, active, first, end):
     return p.splits * moved[DRAM_BYTES] + weights <= moved[DRAM_BYTES] + units * weights
 
 
-@numba.njit(cache=True)
+@inlined
 def _read(p, share, part, moves, base, bounds, left, read):
     """Collect what a tile reads; return the bytes of it that are inputs."""
     if part.gathers:
@@ -260,7 +284,7 @@ def _read(p, share, part, moves, base, bounds, left, read):
     return inputs
 
 
-@numba.njit(cache=True)
+@inlined
 def _write(p, share, part, moves, base, bounds, write):
     """Collect what a tile writes, the output map first."""
     if part.ends:
@@ -277,7 +301,7 @@ def _write(p, share, part, moves, base, bounds, write):
             _add_footprint(write, moves, p, base[REFERENCE], bounds)
 
 
-@numba.njit(cache=True)
+@inlined
 def _tile(p, share, part, row, request, work, moves, base, bounds, left, read, write):
     """Fill one row; return its output positions."""
     pixels = (bounds[1] - bounds[0]) * (bounds[3] - bounds[2])
@@ -307,12 +331,15 @@ def _tile(p, share, part, row, request, work, moves, base, bounds, left, read, w
     return pixels
 
 
-@numba.njit(cache=True)
-def _array(p, share, row, work, pixels):
-    """Put the array's cycles on the last row of a pass, and book what it reads and writes in its buffers."""
+@inlined
+def _array(p, share, row, work, pixels, steps):
+    """Put the array's cycles on the last row of a pass, and book what it reads and writes in its buffers.
+
+    `steps`: its output positions, or the taps on inputs that are not zero.
+    """
     folds = 1 if share.fold_pixels >= WHOLE_PASS else -(-pixels // share.fold_pixels)
     row[FLAGS] |= LAST
-    row[COMPUTE] = share.cycles_per_fold * folds + -(-share.cycles_per_pixel * pixels // share.pixel_divisor)
+    row[COMPUTE] = share.cycles_per_fold * folds + -(-share.cycles_per_pixel * steps // share.pixel_divisor)
     work[PASSES] += 1
     work[ARRAY] += row[COMPUTE]
     work[INPUT_BUFFER] += _bytes(share.inputs_per_pixel * pixels, p.activation_bits)
@@ -320,25 +347,24 @@ def _array(p, share, row, work, pixels):
     work[OUTPUT_BUFFER] += _bytes(share.outputs_per_pixel * pixels, p.accumulator_bits)
 
 
-@numba.njit(cache=True)
+@inlined
 def _burst_bytes(p, values):
     """Round up to whole bursts."""
     return -(-values // p.burst) * p.burst
 
 
-@numba.njit(cache=True)
-def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at, work):
+@compiled
+def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at, work, read, write, unused):
     """Fill the rows of one layer from row `at` and move `used` on.
 
     Returns the next row and move, whether weights change with every pass, and how many cores share a fetch of them.
     """
-    outputs_outermost = _outputs_outermost(p, shares, base, active, first, end)
+    outputs_outermost = _outputs_outermost(p, shares, base, active, first, end, read, unused)
     units = -(-(end - first) // p.packed)
     # Weights that change with every pass are fetched whole by whichever core needs them; others are shared out once.
     per_chunk = p.chunks > 1 and shares[p.first_share].weight_group != shares[p.first_share + 1].weight_group
     streamed = per_chunk or not outputs_outermost
     sharers = 1 if streamed else max(1, min(p.cores, units))
-    read, write = np.zeros(6, np.int64), np.zeros(6, np.int64)
     first_weights = used
     if p.banked:
         address = base[WEIGHTS]
@@ -360,7 +386,7 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
             inner_channel = out_channel
             for inner_split in range(inner):
                 split = outer_split + inner_split
-                in_channel = 0 if p.regroups else inner_channel * p.in_channels // p.out_channels
+                in_channel = 0 if p.regroups else inner_channel * p.ins // p.outs
                 for chunk in range(p.chunks):
                     number = split * p.chunks + chunk
                     share = shares[p.first_share + number]
@@ -370,7 +396,7 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                         work[WEIGHT_BYTES] += weight_bytes * sharers
                     rows[at, FLAGS] = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
                     rows[at, FLAGS] |= UNIT if part.begins and part.gathers else 0
-                    pixels = 0
+                    pixels = steps = 0
                     for tile in range(pack, min(pack + p.packed, end)):
                         bounds = _bounds(p, active[tile, 0], active[tile, 1])
                         left = bounds[6]
@@ -384,17 +410,18 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                         request = requests[at if p.banked else 0]
                         request[2], request[3] = first_weights + number, 1
                         pixels += _tile(p, share, part, row, request, work, moves, base, bounds, left, read, write)
+                        steps += active[tile, 2]
                         at += 1
                     if number == 0:
                         work[COMPUTED] += pixels
-                    _array(p, share, rows[at - 1], work, pixels)
+                    _array(p, share, rows[at - 1], work, pixels, steps if p.zero_inputs else pixels)
                     in_channel += share.in_channels
                 inner_channel += share.out_channels
         out_channel += shares[p.first_share + outer_split * p.chunks].out_channels
     return at, write[MOVES], streamed, sharers
 
 
-@numba.njit(cache=True)
+@compiled
 def _merged(p, active, tile, bounds):
     """Return the first column that a tile must fetch when its left neighbour is the tile before it."""
     if active[tile - 1, 0] != active[tile, 0] or active[tile - 1, 1] != active[tile, 1] - 1:
@@ -402,7 +429,7 @@ def _merged(p, active, tile, bounds):
     return max(bounds[6], min(bounds[7], _bounds(p, active[tile - 1, 0], active[tile - 1, 1])[7]))
 
 
-@numba.njit(cache=True)
+@compiled
 def _prefetch(p, shares, stage, work, streamed, sharers, units, first_of_frame):
     """Fill the stage's weights that may come early, and book what that changes in bytes."""
     each = _burst_bytes(p, -(-shares[p.first_share].weight_bytes // (1 if streamed else p.cores)))
@@ -414,7 +441,7 @@ def _prefetch(p, shares, stage, work, streamed, sharers, units, first_of_frame):
     return each
 
 
-@numba.njit(cache=True)
+@compiled
 def _gate_moves(p, base, moves, used):
     """Note where the maps lie that a gate streams; return the next free move."""
     values = p.in_rows * p.in_cols * p.in_channels
@@ -428,15 +455,18 @@ def _gate_moves(p, base, moves, used):
     return used
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill(asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves):
+@compiled
+def _fill(
+    asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves, read, write, unused
+):  # fmt: skip
     """Fill the whole table of a frame; return how many moves it took."""
     at = used = 0
     for number in range(len(plans)):
         p, stage, done, base = plans[number], stages[number], work[number], bases[number]
         stage[FIRST_ROW] = at
         at, after, streamed, sharers = _layer(
-            p, shares, base, active, first[number], first[number + 1], rows, requests, moves, used, at, done
+            p, shares, base, active, first[number], first[number + 1], rows, requests, moves, used, at, done, read,
+            write, unused,
         )  # fmt: skip
         first_weights, used = used, after
         stage[ROWS] = at - stage[FIRST_ROW]
@@ -457,7 +487,7 @@ def _fill(asked, plans, shares, bases, active, first, rows, stages, work, reques
         done[ACTIVE_TILES], done[ASKED] = count, asked[number]
         done[MACS] = asked[number] * p.macs_per_pixel + p.gate_macs
         done[COMPUTED_MACS] = done[COMPUTED] * p.macs_per_pixel
-        done[DENSE_MACS] = p.out_rows * p.out_cols * p.macs_per_pixel
+        done[DENSE_MACS] = p.out_rows * p.out_cols * p.dense_macs_per_pixel
         done[GATE_ELEMENTS] += p.gate_elements
         done[GATE_BYTES] = p.gate_dram_bytes
         done[WEIGHT_BUFFER] += done[WEIGHT_BYTES]
@@ -487,9 +517,12 @@ def lower(
     plan_arrays. `bases` [layers, len(REGIONS)]: where each layer's maps and weights lie, for a banked memory.
     """
     most = -(-plans["out_rows"] // plans["tile_rows"]) * -(-plans["out_cols"] // plans["tile_cols"])
-    active = np.empty((int(most.sum()), 2), np.int64)
+    active = np.empty((int(most.sum()), 3), np.int64)
     first = np.zeros(len(plans) + 1, np.int64)
-    asked = _active_tiles(bits, offsets, plans, active, first)
+    asked = np.zeros(len(plans), np.int64)
+    _active_tiles(bits, offsets, plans, active, first, asked, np.empty(int(most.max()), np.bool_))
+    if plans["zero_inputs"].any():
+        _count_taps(bits, offsets, plans, active, first)
     counts = np.diff(first)
     rows = np.zeros((int((counts * plans["splits"] * plans["chunks"]).sum()), len(table.ROW_COLUMNS)), np.int64)
     stages = np.zeros((len(plans), len(table.STAGE_COLUMNS)), np.int64)
@@ -500,7 +533,11 @@ def lower(
     moves = np.empty((_moves_of(plans, counts) if banked else 1, len(MOVE_COLUMNS)), np.int64)
     if bases is None:
         bases = np.zeros((len(plans), len(REGIONS)), np.int64)
-    used = _fill(asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves)
+    read, write = (np.zeros(MOVES + 1, np.int64) for _ in range(2))
+    used = _fill(
+        asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves, read, write,
+        np.empty((2, len(MOVE_COLUMNS)), np.int64),
+    )  # fmt: skip
     if not banked:
         return Tiles(rows, stages, work)
     return Tiles(rows, stages, work, moves[:used], requests, stage_requests)

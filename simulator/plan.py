@@ -7,8 +7,9 @@ that lowering can be compiled.
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from skipsim.errors import InputError
 from skipsim.hwmodels.dram import dram_part
 from skipsim.hwmodels.hardware import Hardware, ratio
-from skipsim.simulator.dataflow import DATAFLOWS, ArrayCost, vector
+from skipsim.simulator.dataflow import DATAFLOWS, ArrayCost, Convolution, uses_winograd, vector
 from skipsim.traces.layer import Layer
 
 Tile = tuple[int, int]
@@ -29,6 +30,8 @@ class Traffic:
     """What moves for a layer on a frame beside its input windows and its weights, and what of it leaves the chip."""
 
     gated: bool = False  # masks decide; otherwise every tile is active and there is no gate and no index
+    kept: bool = False  # only the kept channels run; otherwise all
+    zero_inputs: bool = False  # inputs that the layer before skipped are zero, and their taps take no time
     reads_reference: bool = False  # per tile: the reference input's window
     reads_state: bool = False  # per tile: the old output
     writes_delta: bool = False  # per tile: the change, for the consumer
@@ -38,8 +41,7 @@ class Traffic:
     reference_in_dram: bool = True
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One slice of a layer's channels that runs as a pass of its own: the array's cost and the bytes it needs."""
 
     fold_pixels: int
@@ -55,8 +57,7 @@ class Share:
     weight_group: int  # passes with the same number use the same weights
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Everything that lowering needs to know of a layer, a machine and a tile size."""
 
     in_rows: int
@@ -75,7 +76,15 @@ class Plan:
     block_cols: int
     tile_rows: int
     tile_cols: int
-    macs_per_pixel: int
+    ins: int  # channels that run, of all that the maps have
+    outs: int
+    macs_per_pixel: int  # of the channels that run
+    dense_macs_per_pixel: int
+    dilation_rows: int
+    dilation_cols: int
+    kernel_rows: int
+    kernel_cols: int
+    zero_inputs: int
     gate_macs: int
     gate_elements: int
     activation_bits: int
@@ -122,8 +131,8 @@ class Plan:
     prefetch: int
 
 
-PLAN = np.dtype([(field.name, np.int64) for field in fields(Plan)])
-SHARE = np.dtype([(field.name, np.int64) for field in fields(Share)])
+PLAN = np.dtype([(name, np.int64) for name in Plan._fields])
+SHARE = np.dtype([(name, np.int64) for name in Share._fields])
 
 
 def bytes_of(values: int, bits: int) -> int:
@@ -145,15 +154,26 @@ def window(layer: Layer, tile: Tile) -> Tile:
     return min(rows, layer.in_rows), min(cols, layer.in_cols)
 
 
-def array_cost(layer: Layer, hardware: Hardware, in_channels: int, out_channels: int) -> ArrayCost:
+def array_cost(layer: Layer, hardware: Hardware, in_channels: int, out_channels: int, tile: Tile = (1, 1)) -> ArrayCost:
     """Return the array's cost of a slice of the layer's channels; the groups of a grouped layer run one after the other."""
     groups = 1 if layer.groups == 1 else layer.groups * in_channels // layer.in_channels
-    reduction = layer.kernel_rows * layer.kernel_cols * (in_channels // groups)
+    work = _convolution(layer, out_channels // groups, in_channels // groups, tile)
     if layer.depthwise and hardware.array.depthwise == "vector":
         assert hardware.array.vector_macs_per_cycle is not None, "checked by Hardware"
-        return vector(out_channels, reduction, hardware.array.vector_macs_per_cycle)
-    dataflow = DATAFLOWS[hardware.array.dataflow]
-    return dataflow(out_channels // groups, reduction, hardware.array.rows, hardware.array.cols).times(groups)
+        return vector(out_channels, work.reduction, hardware.array.vector_macs_per_cycle)
+    return DATAFLOWS[hardware.array.dataflow](work, hardware.array).times(groups)
+
+
+def _convolution(layer: Layer, filters: int, channels: int, tile: Tile) -> Convolution:
+    return Convolution(
+        filters, channels, layer.kernel_rows, layer.kernel_cols, *tile, layer.stride_rows, layer.stride_cols
+    )  # fmt: skip
+
+
+def _values(layer: Layer, hardware: Hardware) -> int:
+    """Return the values that are kept of a filter and channel: its taps, or the 4x4 that Winograd makes of 3x3."""
+    winograd = hardware.array.winograd and uses_winograd(_convolution(layer, 1, 1, (1, 1)))
+    return 16 if winograd else layer.kernel_rows * layer.kernel_cols
 
 
 @dataclass(frozen=True)
@@ -181,7 +201,7 @@ def _fit(layer: Layer, hardware: Hardware, tile: Tile) -> _Fit | None:
         _part(size, buffers.halves) for size in (buffers.input_bytes, buffers.weight_bytes, buffers.output_bytes)
     )
     rows, cols = window(layer, tile)
-    taps, pixels = layer.kernel_rows * layer.kernel_cols, tile[0] * tile[1]
+    taps, pixels = _values(layer, hardware), tile[0] * tile[1]
     in_each, out_each = rows * cols * bits.activation_bits, pixels * bits.accumulator_bits  # bits per channel
     if layer.groups > 1:
         ins, outs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
@@ -223,20 +243,22 @@ def _largest_fitting(layer: Layer, hardware: Hardware) -> str:
     return "not even a 1x1 tile fits"
 
 
-def _shares(layer: Layer, hardware: Hardware, fit: _Fit) -> list[Share]:
+def _shares(layer: Layer, hardware: Hardware, fit: _Fit, tile: Tile, zero_inputs: bool) -> list[Share]:
     """List the slices, outputs outermost."""
-    taps, bits, shares = layer.kernel_rows * layer.kernel_cols, hardware.precision.weight_bits, []
+    taps, bits, shares = _values(layer, hardware), hardware.precision.weight_bits, []
     for number, outs in enumerate(fit.out_slices):
         chunks = fit.in_slices if layer.groups == 1 else (fit.in_slices[number],)
         for chunk, ins in enumerate(chunks):
-            cost = array_cost(layer, hardware, ins, outs)
+            cost = array_cost(layer, hardware, ins, outs, tile)
+            if zero_inputs:  # cycles are then counted by taps, not by pixels
+                cost = cost._replace(pixel_divisor=cost.pixel_divisor * layer.kernel_rows * layer.kernel_cols)
             if layer.groups > 1:
                 needed, group = taps * outs * (layer.in_channels // layer.groups), number
             elif fit.weights_per_chunk:
                 needed, group = taps * ins * outs, number * len(chunks) + chunk
             else:
                 needed, group = taps * layer.in_channels * outs, number
-            shares.append(Share(*astuple(cost), ins, outs, bytes_of(needed, bits), group))
+            shares.append(Share(*cost, ins, outs, bytes_of(needed, bits), group))
     return shares
 
 
@@ -272,9 +294,8 @@ def _gate_before(layer: Layer, hardware: Hardware, traffic: Traffic) -> tuple[in
     values = layer.in_channels * layer.in_rows * layer.in_cols
     elements = layer.gate_macs if layer.gate == "gumbel" else values
     if placement == "array":
-        reduction = layer.kernel_rows * layer.kernel_cols * layer.in_channels
-        cost = DATAFLOWS[hardware.array.dataflow](1, reduction, hardware.array.rows, hardware.array.cols)
-        cycles = cost.cycles(-(-layer.out_pixels // cores))
+        work = _convolution(layer, 1, layer.in_channels, (layer.out_rows, layer.out_cols))
+        cycles = DATAFLOWS[hardware.array.dataflow](work, hardware.array).cycles(-(-layer.out_pixels // cores))
     else:
         cycles = cycles_at(-(-elements // cores), hardware.gate.elements_per_cycle)
     each = bytes_of(values, hardware.precision.activation_bits)
@@ -287,13 +308,14 @@ def _gate_before(layer: Layer, hardware: Hardware, traffic: Traffic) -> tuple[in
 def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tuple[Plan, tuple[Share, ...]]:
     """Plan a layer; an InputError names the largest tile that fits when this one doesn't."""
     tile = min(tile[0], layer.out_rows), min(tile[1], layer.out_cols)
-    fit = _fit(layer, hardware, tile)
+    run = layer.kept if traffic.kept else layer
+    fit = _fit(run, hardware, tile)
     if fit is None:
         raise InputError(
             f"tile {tile[0]}x{tile[1]} of layer {layer.name!r} does not fit the buffers of {hardware.name!r}; "
-            f"{_largest_fitting(layer, hardware)}"
+            f"{_largest_fitting(run, hardware)}"
         )
-    shares = _shares(layer, hardware, fit)
+    shares = _shares(run, hardware, fit, tile, traffic.zero_inputs)
     elements, gate_cycles, gate_bytes, gate_dram = _gate_before(layer, hardware, traffic)
     bits, memory = hardware.precision, hardware.dram
     fused = traffic.gated and hardware.gate.placement == "fused"
@@ -314,7 +336,15 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
         block_cols=layer.block_cols,
         tile_rows=tile[0],
         tile_cols=tile[1],
-        macs_per_pixel=layer.macs_per_pixel,
+        ins=run.in_channels,
+        outs=run.out_channels,
+        macs_per_pixel=run.macs_per_pixel,
+        dense_macs_per_pixel=layer.macs_per_pixel,
+        dilation_rows=layer.dilation_rows,
+        dilation_cols=layer.dilation_cols,
+        kernel_rows=layer.kernel_rows,
+        kernel_cols=layer.kernel_cols,
+        zero_inputs=int(traffic.zero_inputs),
         gate_macs=layer.gate_macs if traffic.gated else 0,
         gate_elements=elements,
         activation_bits=bits.activation_bits,
@@ -335,7 +365,7 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
         splits=len(fit.out_slices),
         chunks=len(fit.in_slices) if layer.groups == 1 else 1,
         regroups=int(layer.groups == 1),
-        packed=_packed(layer, hardware, tile, shares),
+        packed=_packed(run, hardware, tile, shares),
         launch=hardware.layer.launch_cycles,
         gate_cycles=gate_cycles,
         gate_read_bytes=gate_bytes,
@@ -366,10 +396,9 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
 
 def plan_arrays(plans: list[tuple[Plan, tuple[Share, ...]]]) -> tuple[NDArray[np.void], NDArray[np.void]]:
     """Stack plans and their shares into the record arrays that compiled lowering reads."""
-    rows, shares = [], []
+    rows: list[Plan] = []
+    shares: list[Share] = []
     for one, slices in plans:
-        values = list(astuple(one))
-        values[PLAN.names.index("first_share")] = len(shares)  # type: ignore[union-attr]
-        rows.append(tuple(values))
-        shares += [astuple(share) for share in slices]
+        rows.append(one._replace(first_share=len(shares)))
+        shares += slices
     return np.array(rows, PLAN), np.array(shares, SHARE)

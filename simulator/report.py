@@ -110,8 +110,8 @@ class Report:
     @property
     def density(self) -> float:
         """Share of the dense MACs that the masks ask for, gates left out."""
-        macs = np.array([layer.macs_per_pixel for layer in self.network])
-        return float((self.work[:, :, W["active_pixels"]] * macs).sum() / self.dense_macs)
+        macs_per_pixel = self.work[:, :, W["computed_macs"]] // np.maximum(1, self.work[:, :, W["computed_pixels"]])
+        return float((self.work[:, :, W["active_pixels"]] * macs_per_pixel).sum() / self.dense_macs)
 
     @property
     def effective_density(self) -> float:

@@ -35,6 +35,8 @@ def hardware_update(trace: Trace, hardware: Hardware) -> str:
 def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
     """Return what every layer moves on a gated frame. Ungated layers move what they move in the dense schedule."""
     update, placement = hardware_update(trace, hardware), hardware.gate.placement
+    if all(layer.gate == "none" for layer in trace.layers):
+        return dense_traffic(trace.layers, hardware)  # nothing is kept from frame to frame
     moves_reference = placement != "none" and trace.update != "previous" and update != "delta"
     gated = Traffic(
         gated=True,
@@ -44,6 +46,15 @@ def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
         writes_reference=moves_reference,
     )
     wanted = [gated if layer.gate != "none" else Traffic() for layer in trace.layers]
+    wanted = [
+        replace(
+            one,
+            kept=layer.kept_in_channels is not None or layer.kept_out_channels is not None,
+            zero_inputs=hardware.array.skip_taps and number > 0 and wanted[number - 1].gated
+            and _follows(trace.layers[number - 1], layer),
+        )
+        for number, (layer, one) in enumerate(zip(trace.layers, wanted, strict=True))
+    ]  # fmt: skip
     keeps_reference = moves_reference or update == "difference"
     return _resident_state(trace.layers, hardware, wanted, keeps_reference)
 

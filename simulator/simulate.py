@@ -28,7 +28,7 @@ def parse_tile(tile: Tile | int | str) -> Tile | None:
         return None
     if tile == "full":
         return WHOLE_MAP
-    sides: list[object] = [tile, tile] if isinstance(tile, int) else list(tile)
+    sides: list[object] = list(tile) if isinstance(tile, tuple | list) else [tile, tile]
     if isinstance(tile, str):
         parts = tile.lower().split("x")
         sides = [int(part) if part.isdecimal() else part for part in (parts * 2 if len(parts) == 1 else parts)]

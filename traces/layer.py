@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from skipsim.errors import InputError, nearest
 
 GATE_KINDS = ("none", "input_norm", "output_norm", "gumbel", "mask")
+KEPT = ("kept_in_channels", "kept_out_channels")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Layer:
 
     A module that runs several times per frame (a head shared between levels) is several layers, told apart by `call`.
     `gate` says what decides: "none" (always computed), a norm gate, a Gumbel gate, or "mask" (the user's own).
+    `kept_in_channels`, `kept_out_channels`: how many channels run where channels are skipped as well; None = all.
     """
 
     name: str
@@ -38,12 +40,14 @@ class Layer:
     block_cols: int = 1
     gate: str = "none"
     call: int = 0
+    kept_in_channels: int | None = None
+    kept_out_channels: int | None = None
 
     def __post_init__(self) -> None:
         """Check every size once, so that nothing downstream has to."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("name", "gate"):
+            if field.name in ("name", "gate") or (field.name in KEPT and value is None):
                 continue
             low = 0 if field.name in ("padding_top", "padding_left", "call") else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -55,6 +59,11 @@ class Layer:
                 raise InputError(
                     f"layer {self.name!r}: {side} must be a multiple of groups={self.groups}, got {getattr(self, side)}"
                 )
+            kept = getattr(self, f"kept_{side}")
+            if kept is not None and (kept > getattr(self, side) or (self.groups > 1 and kept < getattr(self, side))):
+                most = f"{side}={getattr(self, side)}"
+                rule = f"at most {most}" if self.groups == 1 else f"{most} (all) in a grouped layer"
+                raise InputError(f"layer {self.name!r}: kept_{side} must be {rule}, got {kept}")
 
     @property
     def key(self) -> tuple[str, int]:
@@ -102,6 +111,12 @@ class Layer:
         return self.reduction * self.out_channels
 
     @property
+    def kept(self) -> Layer:
+        """The layer as it runs where channels are skipped: the same map, only the kept channels."""
+        ins, outs = self.kept_in_channels or self.in_channels, self.kept_out_channels or self.out_channels
+        return replace(self, in_channels=ins, out_channels=outs, kept_in_channels=None, kept_out_channels=None)
+
+    @property
     def gate_macs(self) -> int:
         """What the layer's gate costs on one frame, in multiply-accumulates.
 
@@ -117,8 +132,9 @@ class Layer:
         return 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data, for the manifest."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the fields as plain data, for the manifest; kept channels only if some are skipped."""
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in data.items() if name not in KEPT or value is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Layer:

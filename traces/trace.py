@@ -183,10 +183,12 @@ class Trace:
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates executed over the whole clip, with those of the gates on all but reference frames."""
-        pixels = self.computed_pixels.sum(axis=0).tolist()
-        executed = sum(layer.macs_per_pixel * count for layer, count in zip(self.layers, pixels, strict=True))
-        gated_frames = self.frames - len(self.reference_frames)
-        return int(executed) + gated_frames * sum(layer.gate_macs for layer in self.layers)
+        references = list(self.reference_frames)
+        pixels = self.computed_pixels.sum(axis=0) - self.computed_pixels[references].sum(axis=0)
+        kept = sum(layer.kept.macs_per_pixel * count for layer, count in zip(self.layers, pixels.tolist(), strict=True))
+        gated_frames = self.frames - len(references)
+        gates = gated_frames * sum(layer.gate_macs for layer in self.layers)
+        return int(kept) + gates + len(references) * sum(layer.macs for layer in self.layers)
 
     @property
     def mac_reduction(self) -> float:

@@ -1,0 +1,1 @@
+"""Published machines: what somebody measured on them, beside what the model says."""

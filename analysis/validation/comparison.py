@@ -1,0 +1,100 @@
+"""Comparison: published numbers beside predicted ones, and how far apart they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One published number and what the model says."""
+
+    name: str  # the layer or configuration
+    quantity: str  # what is compared, with its unit
+    published: float
+    predicted: float
+    group: str = ""  # pairs whose errors are summarised together
+    calibrated: bool = False  # the machine's free numbers were fitted to this one: no test of the model
+
+    @property
+    def error(self) -> float:
+        """Signed relative error: predicted / published - 1."""
+        return self.predicted / self.published - 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All pairs of one machine, and what a reader must know about them."""
+
+    machine: str
+    source: str
+    pairs: tuple[Pair, ...]
+    calibrated: str  # what was fitted, on what
+    notes: tuple[str, ...] = field(default=())
+
+    def errors(self, group: str, quantity: str) -> list[float]:
+        """Return the absolute relative errors of the predicted pairs of a group."""
+        return [
+            abs(pair.error)
+            for pair in self.pairs
+            if (pair.group, pair.quantity) == (group, quantity) and not pair.calibrated
+        ]
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """Return count, median and maximum of the absolute relative errors by group and quantity, fitted pairs left out."""
+        keys = dict.fromkeys((pair.group, pair.quantity) for pair in self.pairs if not pair.calibrated)
+        return [
+            {
+                "group": group,
+                "quantity": quantity,
+                "pairs": len(self.errors(group, quantity)),
+                "median_error": median(self.errors(group, quantity)),
+                "max_error": max(self.errors(group, quantity)),
+            }
+            for group, quantity in keys
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain data, for JSON."""
+        return {
+            "machine": self.machine,
+            "source": self.source,
+            "calibrated": self.calibrated,
+            "summary": self.summary,
+            "pairs": [
+                {
+                    "name": pair.name,
+                    "group": pair.group,
+                    "quantity": pair.quantity,
+                    "published": pair.published,
+                    "predicted": pair.predicted,
+                    "error": pair.error,
+                    "calibrated": pair.calibrated,
+                }
+                for pair in self.pairs
+            ],
+            "notes": list(self.notes),
+        }
+
+    def table(self) -> str:
+        """Return the comparison as text."""
+        width = max(len(f"{pair.group} {pair.name}") for pair in self.pairs)
+        lines = [f"{self.machine}: {self.source}", f"calibrated: {self.calibrated}", ""]
+        for quantity in dict.fromkeys(pair.quantity for pair in self.pairs):
+            lines.append(f"{quantity:<{width}} {'published':>12} {'predicted':>12}    error")
+            for pair in self.pairs:
+                if pair.quantity == quantity:
+                    name, mark = f"{pair.group} {pair.name}".strip(), "  (calibrated)" if pair.calibrated else ""
+                    lines.append(
+                        f"{name:<{width}} {pair.published:>12.4g} {pair.predicted:>12.4g} {pair.error:>+8.1%}{mark}"
+                    )
+            lines.append("")
+        lines += [
+            f"{one['group']} {one['quantity']}: {one['pairs']} predicted, median error {one['median_error']:.1%}, "
+            f"maximum {one['max_error']:.1%}".strip()
+            for one in self.summary
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
