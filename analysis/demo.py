@@ -11,6 +11,7 @@ from skipsim.analysis.study import load_study
 from skipsim.analysis.summary import table as aligned
 from skipsim.analysis.sweep import sweep
 from skipsim.atomic import write_text
+from skipsim.errors import InputError
 
 MAX_DROP_POINTS = 1.0
 STUDY = """\
@@ -21,9 +22,9 @@ name = "demo"
 [recording]                  # what the network does: one recording per combination
 network = "pose_small"       # or "package.module:function", a function that returns your nn.Module
 clip = ["pose:2000000:static", "pose:2000002:static", "pose:2000001:pan", "pose:2000003:pan"]  # or video files
-frames = 20                  # of every clip
+frames = 24                  # of every clip
 gate = "input_norm"
-threshold = [0.05, 0.065, 0.08, 0.1, 0.125]
+threshold = [0.05, 0.075, 0.09, 0.1, 0.125]
 block = [1, 2, 4, 8, 16]
 
 [simulation]                 # what the hardware does: every combination for every recording
@@ -49,8 +50,10 @@ def demo(
     """
     folder = Path(out)
     file = folder / "study.toml"
-    folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"demo folder {folder}: holds something that is not a study; give another one")
+        folder.mkdir(parents=True, exist_ok=True)
         write_text(file, study)
     plan = load_study(file)
     recordings, simulations = len(plan.recording_choices()), len(plan.simulation_choices())

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import fastparquet
 import pandas as pd
 
 from skipsim.atomic import replacing
@@ -163,7 +164,7 @@ def _kind(values: list[Any]) -> str:
 def write_results(directory: Path, table: pd.DataFrame) -> None:
     """Write the table into a study's folder, whole or not at all; the same table gives the same bytes."""
     with replacing(directory / RESULTS) as temporary:
-        table.to_parquet(temporary, engine="fastparquet", index=False, compression="snappy")
+        fastparquet.write(str(temporary), table, compression="SNAPPY", write_index=False)
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
@@ -177,7 +178,7 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         rule = "the study is not finished; run its sweep again" if unfinished else "not the output of a sweep"
         raise InputError(f"results folder {directory}: no {RESULTS}: {rule}")
     try:
-        table = pd.read_parquet(file, engine="fastparquet")
+        table: pd.DataFrame = fastparquet.ParquetFile(str(file)).to_pandas()
     except Exception as error:  # fastparquet raises whatever it stumbles over
         raise InputError(f"{file}: not a readable table: {type(error).__name__}: {error}") from None
     missing = [name for name in COLUMNS if name not in table]

@@ -62,7 +62,8 @@ class Array(_Table):
     rows: Count
     cols: Count
     dataflow: Dataflow
-    fill_cycles: Cycles = Field(0, description="dot_product: to fill the pipeline each time other inputs are held")
+    holds: Literal["inputs", "sums"] = Field("inputs", description="dot_product: what stays while the other changes")
+    fill_cycles: Cycles = Field(0, description="dot_product: to fill the pipeline each time other inputs or sums are held")
     weights_per_cycle: Rate = Field(math.inf, description="row_stationary: filter values loaded per cycle")
     winograd: bool = Field(default=False, description="3x3 kernels at stride 1 as F(2x2, 3x3): 4 products instead of 9")
     skip_taps: bool = Field(
@@ -82,6 +83,7 @@ class Array(_Table):
     @model_validator(mode="after")
     def _dataflow_knows_its_keys(self) -> Self:
         for key, default, dataflow in (
+            ("holds", "inputs", "dot_product"),
             ("fill_cycles", 0, "dot_product"),
             ("winograd", False, "dot_product"),
             ("skip_taps", False, "dot_product"),

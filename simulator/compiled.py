@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import config
+from numba.core import config as numba_config
 
+# numba's type stubs know neither `_nrt` nor that the cache folder can be set.
+_njit: Callable[..., Callable[..., Any]] = numba.njit
+_config: Any = numba_config
 _OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
@@ -36,12 +39,12 @@ def _cache_folder() -> str | None:
 
 
 def _jit(function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
-    folder, before = _cache_folder(), config.CACHE_DIR
-    config.CACHE_DIR = folder or before
+    folder, before = _cache_folder(), _config.CACHE_DIR
+    _config.CACHE_DIR = folder or before
     try:
-        jitted: Callable[..., Any] = numba.njit(cache=folder is not None, **_OPTIONS, **options)(function)
+        jitted: Callable[..., Any] = _njit(cache=folder is not None, **_OPTIONS, **options)(function)
     finally:
-        config.CACHE_DIR = before
+        _config.CACHE_DIR = before
     return jitted
 
 

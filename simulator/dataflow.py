@@ -102,18 +102,20 @@ def input_stationary(work: Convolution, array: Array) -> ArrayCost:
 
 
 def dot_product(work: Convolution, array: Array) -> ArrayCost:
-    """Each column sums R products of one filter in one cycle; a pixel holds R inputs until all filters had them, then the next R.
+    """Each column sums R products of one filter in one cycle.
 
-    ceil(K/R) (ceil(N/C) + fill) cycles per pixel. NVDLA's array (unit description, "Convolution MAC") with R = Atomic-C and
-    C = Atomic-K has no fill, because weights stay for a stripe of pixels; the HLS units of DPACS (CASR-HKU/DPACS, conv.h) drain
-    their pipeline after every group of inputs. Winograd F(2x2, 3x3): 16 products for 4 outputs (Lavin and Gray, CVPR 2016).
+    A pixel takes ceil(K/R) ceil(N/C) cycles, and fills the pipeline for every group of R inputs held while all filters pass, or
+    for every group of C sums held while all inputs pass. NVDLA's array (unit description, "Convolution MAC") with R = Atomic-C
+    and C = Atomic-K has no fill, because weights stay for a stripe of pixels; the units of DPACS drain their pipeline (CASR-HKU/DPACS,
+    conv.h: 3x3 hold inputs, 1x1 hold sums). Winograd F(2x2, 3x3): 16 products for 4 outputs (Lavin and Gray, CVPR 2016).
     """
     winograd = array.winograd and uses_winograd(work)
     products = 4 * work.channels if winograd else work.reduction
-    steps = -(-products // array.rows)
-    each = steps * (-(-work.filters // array.cols) + array.fill_cycles)
+    steps, groups = -(-products // array.rows), -(-work.filters // array.cols)
+    fills = steps if array.holds == "inputs" else groups
     weights = work.filters * (16 * work.channels if winograd else work.reduction)
-    return ArrayCost(WHOLE_PASS, 0, each, 1, products, weights, work.filters)
+    cycles = steps * groups + fills * array.fill_cycles
+    return ArrayCost(WHOLE_PASS, 0, cycles, 1, products, weights, work.filters)
 
 
 def uses_winograd(work: Convolution) -> bool:

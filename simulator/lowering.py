@@ -1,6 +1,7 @@
 """Lowering: masks of one frame -> Tiles, compiled.
 
-Three steps: coarsen every mask to tiles, size the table, fill it. MODEL.md, "What moves per tile", explains the formulas.
+Three steps: coarsen every mask to tiles (coarsen.py), size the table, fill it. MODEL.md, "What moves per tile", explains
+the formulas; streams.py counts segments and bytes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,26 @@ from numpy.typing import NDArray
 
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import MOVE_COLUMNS
+from skipsim.simulator.coarsen import active_tiles, count_taps
 from skipsim.simulator.compiled import compiled, inlined
 from skipsim.simulator.dataflow import WHOLE_PASS
+from skipsim.simulator.streams import (
+    BYTES,
+    DRAM_BYTES,
+    MOVES,
+    ON_CHIP,
+    SEGMENTS,
+    STREAMS,
+    add_footprint,
+    add_outputs,
+    add_window,
+    bytes_of_values,
+    cycles_for,
+    first_new_column,
+    port_cycles,
+    tile_bounds,
+    whole_bursts,
+)
 from skipsim.simulator.tiles import Tiles
 
 LAST, INPUT, OUTPUT, UNIT = table.LAST, table.INPUT, table.OUTPUT, table.UNIT
@@ -59,183 +78,6 @@ class Part(NamedTuple):
     out_channel: int
 
 
-# What a tile moves in one direction: descriptors, contiguous segments, bytes, of these DRAM bytes (bursts rounded up)
-# and bytes that the global buffer keeps; MOVES counts entries of the table of moves (banked memories).
-STREAMS, SEGMENTS, BYTES, DRAM_BYTES, ON_CHIP, MOVES = range(6)
-
-
-@inlined
-def _ceil(amount, units, cycles):
-    """Return whole cycles for `amount` at units/cycles per cycle; 0 units = no limit."""
-    return 0 if units == 0 else (amount * cycles + units - 1) // units
-
-
-@inlined
-def _bytes(values, bits):
-    return (values * bits + 7) // 8
-
-
-@compiled
-def _active_tiles(bits, offsets, plans, active, first, asked, tiles_of_layer):
-    """List the active tiles of every layer, row by row.
-
-    `active` [tiles of all layers, 3] gets (tile row, tile column, -), `first` [layers + 1] where each layer's begin, `asked`
-    [layers] the output positions that the masks asked for; `tiles_of_layer` is room for one layer's tiles.
-    """
-    found = 0
-    for number in range(len(plans)):
-        p = plans[number]
-        first[number] = found
-        rows, cols = -(-p.out_rows // p.tile_rows), -(-p.out_cols // p.tile_cols)
-        if not p.gated:
-            asked[number] = p.out_rows * p.out_cols
-            for row in range(rows):
-                for col in range(cols):
-                    active[found, 0], active[found, 1] = row, col
-                    found += 1
-            continue
-        grid_rows, grid_cols = -(-p.out_rows // p.block_rows), -(-p.out_cols // p.block_cols)
-        wanted = tiles_of_layer[: rows * cols].reshape(rows, cols)
-        wanted[:] = False
-        for block_row in range(grid_rows):
-            top, bottom = block_row * p.block_rows, min((block_row + 1) * p.block_rows, p.out_rows)
-            tile_top, tile_bottom = top // p.tile_rows, (bottom - 1) // p.tile_rows
-            base = offsets[number] + block_row * grid_cols
-            for block_col in range(grid_cols):
-                if bits[base + block_col]:
-                    left, right = block_col * p.block_cols, min((block_col + 1) * p.block_cols, p.out_cols)
-                    asked[number] += (bottom - top) * (right - left)
-                    for row in range(tile_top, tile_bottom + 1):
-                        for col in range(left // p.tile_cols, (right - 1) // p.tile_cols + 1):
-                            wanted[row, col] = True
-        for row in range(rows):
-            for col in range(cols):
-                if wanted[row, col]:
-                    active[found, 0], active[found, 1] = row, col
-                    found += 1
-    first[len(plans)] = found
-
-
-@compiled
-def _count_taps(bits, offsets, plans, active, first):
-    """Count, for the active tiles of layers whose skipped inputs are zero, the taps on inputs that are not: active[:, 2]."""
-    for number in range(1, len(plans)):
-        p, before = plans[number], plans[number - 1]
-        if not p.zero_inputs:
-            continue
-        grid_cols = -(-before.out_cols // before.block_cols)
-        for tile in range(first[number], first[number + 1]):
-            r0, c0 = active[tile, 0] * p.tile_rows, active[tile, 1] * p.tile_cols
-            count = 0
-            for row in range(r0, min(r0 + p.tile_rows, p.out_rows)):
-                for col in range(c0, min(c0 + p.tile_cols, p.out_cols)):
-                    for tap_row in range(p.kernel_rows):
-                        y = row * p.stride_rows - p.padding_top + tap_row * p.dilation_rows
-                        if y < 0 or y >= p.in_rows:
-                            continue
-                        base = offsets[number - 1] + y // before.block_rows * grid_cols
-                        for tap_col in range(p.kernel_cols):
-                            x = col * p.stride_cols - p.padding_left + tap_col * p.dilation_cols
-                            if 0 <= x < p.in_cols:
-                                count += bits[base + x // before.block_cols]
-            active[tile, 2] = count
-
-
-@compiled
-def _add(moved, moves, p, base, y, x, channel, rows, cols, map_rows, map_cols, channels, map_channels, bits, in_dram):
-    """Add one stream, the cut [y, x, channel] + [rows, cols, channels] of a map at `base`, to what a tile moves."""
-    if rows <= 0 or cols <= 0:
-        return
-    whole_rows = cols == map_cols
-    if p.channels_first:
-        at = (channel * map_rows + y) * map_cols + x
-        values, inner, inner_stride, outer, outer_stride = cols, rows, map_cols, channels, map_rows * map_cols
-        if whole_rows:
-            values, inner = cols * rows, 1
-            if rows == map_rows:
-                values, outer = values * channels, 1
-    else:
-        at = (y * map_cols + x) * map_channels + channel
-        values, inner, inner_stride, outer, outer_stride = channels, cols, map_channels, rows, map_cols * map_channels
-        if channels == map_channels:
-            values, inner = cols * channels, 1
-            if whole_rows:
-                values, outer = values * rows, 1
-    each, segments = _bytes(values, bits), inner * outer
-    moved[STREAMS] += 1
-    moved[SEGMENTS] += segments
-    moved[BYTES] += segments * each
-    if not in_dram:
-        moved[ON_CHIP] += segments * each
-    elif p.banked:
-        at = base + at * bits // 8
-        _move(moved, moves, p, at, each, inner, _bytes(inner_stride, bits), outer, _bytes(outer_stride, bits))
-    else:
-        moved[DRAM_BYTES] += segments * (-(-each // p.burst) * p.burst)
-
-
-@compiled
-def _move(moved, moves, p, address, each, inner, inner_stride, outer, outer_stride):
-    """Note where a stream's bytes lie, and count the bursts that its segments touch."""
-    m = moves[moved[MOVES]]
-    m[0], m[1], m[2], m[3], m[4], m[5] = address, each, inner, inner_stride, outer, outer_stride
-    moved[MOVES] += 1
-    for high in range(outer):
-        for low in range(inner):
-            begin = address + high * outer_stride + low * inner_stride
-            moved[DRAM_BYTES] += ((begin + each - 1) // p.burst - begin // p.burst + 1) * p.burst
-
-
-@inlined
-def _port(p, dram_bytes):
-    """Return the cycles on the memory port; a banked memory finds them out itself and is only told that it is used."""
-    if p.banked:
-        return 1 if dram_bytes else 0
-    return _ceil(dram_bytes, p.memory_rate, p.memory_rate_cycles)
-
-
-@inlined
-def _bounds(p, tile_row, tile_col):
-    """Return a tile's output rows and columns and its input window, all clipped: (r0, r1, c0, c1, y0, y1, x0, x1)."""
-    r0, c0 = tile_row * p.tile_rows, tile_col * p.tile_cols
-    r1, c1 = min(r0 + p.tile_rows, p.out_rows), min(c0 + p.tile_cols, p.out_cols)
-    y0, x0 = max(0, r0 * p.stride_rows - p.padding_top), max(0, c0 * p.stride_cols - p.padding_left)
-    y1 = min(p.in_rows, (r1 - 1) * p.stride_rows - p.padding_top + p.extent_rows)
-    x1 = min(p.in_cols, (c1 - 1) * p.stride_cols - p.padding_left + p.extent_cols)
-    return r0, r1, c0, c1, y0, max(y0, y1), x0, max(x0, x1)
-
-
-@inlined
-def _add_window(moved, moves, p, base, bounds, left, channel, channels, in_dram):
-    """Add a tile's input window, from column `left` on."""
-    y0, y1, x1 = bounds[4], bounds[5], bounds[7]
-    _add(
-        moved, moves, p, base, y0, left, channel, y1 - y0, x1 - left, p.in_rows, p.in_cols, channels, p.in_channels,
-        p.activation_bits, in_dram,
-    )  # fmt: skip
-
-
-@inlined
-def _add_outputs(moved, moves, p, base, bounds, channel, channels, bits, in_dram):
-    """Add a tile's outputs."""
-    rows, cols = bounds[1] - bounds[0], bounds[3] - bounds[2]
-    _add(
-        moved, moves, p, base, bounds[0], bounds[2], channel, rows, cols, p.out_rows, p.out_cols, channels,
-        p.out_channels, bits, in_dram,
-    )  # fmt: skip
-
-
-@inlined
-def _add_footprint(moved, moves, p, base, bounds):
-    """Add the inputs that a tile stands on, halo left out: what becomes the reference when the tile was computed."""
-    y, x = min(p.in_rows, bounds[0] * p.stride_rows), min(p.in_cols, bounds[2] * p.stride_cols)
-    rows, cols = min(p.in_rows, bounds[1] * p.stride_rows) - y, min(p.in_cols, bounds[3] * p.stride_cols) - x
-    _add(
-        moved, moves, p, base, y, x, 0, rows, cols, p.in_rows, p.in_cols, p.in_channels, p.in_channels,
-        p.activation_bits, p.reference_in_dram,
-    )  # fmt: skip
-
-
 @compiled
 def _outputs_outermost(p, shares, base, active, first, end, moved, unused):
     """Whether slices of the outputs run one after the other over all tiles (inputs read again), not tile by tile.
@@ -247,10 +89,10 @@ def _outputs_outermost(p, shares, base, active, first, end, moved, unused):
     moved[:] = 0
     for number in range(first, end):
         moved[MOVES] = 0
-        bounds = _bounds(p, active[number, 0], active[number, 1])
-        _add_window(moved, unused, p, base[INPUT_MAP], bounds, bounds[6], 0, p.ins, p.input_in_dram)
+        bounds = tile_bounds(p, active[number, 0], active[number, 1])
+        add_window(moved, unused, p, base[INPUT_MAP], bounds, bounds[6], 0, p.ins, p.input_in_dram)
         if p.reads_reference:
-            _add_window(moved, unused, p, base[REFERENCE], bounds, bounds[6], 0, p.ins, p.reference_in_dram)
+            add_window(moved, unused, p, base[REFERENCE], bounds, bounds[6], 0, p.ins, p.reference_in_dram)
     weights = 0
     for split in range(p.splits):
         weights += shares[p.first_share + split].weight_bytes
@@ -262,22 +104,22 @@ def _outputs_outermost(p, shares, base, active, first, end, moved, unused):
 def _read(p, share, part, moves, base, bounds, left, read):
     """Collect what a tile reads; return the bytes of it that are inputs."""
     if part.gathers:
-        _add_window(
+        add_window(
             read, moves, p, base[INPUT_MAP], bounds, left, part.in_channel, share.in_channels, p.input_in_dram
         )  # fmt: skip
         if p.reads_reference:
-            _add_window(
+            add_window(
                 read, moves, p, base[REFERENCE], bounds, left, part.in_channel, share.in_channels, p.reference_in_dram
             )  # fmt: skip
     inputs = read[BYTES]
     if part.begins:
         if p.reads_state:
-            _add_outputs(
+            add_outputs(
                 read, moves, p, base[OUTPUT_MAP], bounds, part.out_channel, share.out_channels, p.state_bits,
                 p.output_in_dram,
             )  # fmt: skip
         if p.fused_gate and not p.writes_delta:
-            _add_outputs(
+            add_outputs(
                 read, moves, p, base[NEXT_REFERENCE], bounds, part.out_channel, share.out_channels, p.activation_bits,
                 p.reference_in_dram,
             )  # fmt: skip
@@ -288,17 +130,17 @@ def _read(p, share, part, moves, base, bounds, left, read):
 def _write(p, share, part, moves, base, bounds, write):
     """Collect what a tile writes, the output map first."""
     if part.ends:
-        _add_outputs(
+        add_outputs(
             write, moves, p, base[OUTPUT_MAP], bounds, part.out_channel, share.out_channels, p.state_bits,
             p.output_in_dram,
         )  # fmt: skip
         if p.writes_delta:
-            _add_outputs(
+            add_outputs(
                 write, moves, p, base[DELTA], bounds, part.out_channel, share.out_channels, p.activation_bits,
                 p.output_in_dram,
             )  # fmt: skip
         if p.writes_reference and part.out_channel == 0:
-            _add_footprint(write, moves, p, base[REFERENCE], bounds)
+            add_footprint(write, moves, p, base[REFERENCE], bounds)
 
 
 @inlined
@@ -316,12 +158,12 @@ def _tile(p, share, part, row, request, work, moves, base, bounds, left, read, w
         request[4], request[5] = read[MOVES], write[MOVES] - read[MOVES]
     compared = pixels * share.out_channels if part.ends and p.fused_gate else 0
     row[GATHER] = read[STREAMS] * p.gather_setup + read[SEGMENTS] * p.gather_segment
-    row[GATHER_PORT] = _ceil(read[BYTES], p.gather_rate, p.gather_rate_cycles)
-    row[READ] = _port(p, read[DRAM_BYTES])
+    row[GATHER_PORT] = cycles_for(read[BYTES], p.gather_rate, p.gather_rate_cycles)
+    row[READ] = port_cycles(p, read[DRAM_BYTES])
     row[SCATTER] = write[STREAMS] * p.scatter_setup + write[SEGMENTS] * p.scatter_segment
-    compare_cycles = _ceil(compared, p.gate_rate, p.gate_rate_cycles)
-    row[SCATTER_PORT] = max(_ceil(write[BYTES], p.scatter_rate, p.scatter_rate_cycles), compare_cycles)
-    row[WRITE] = _port(p, write[DRAM_BYTES])
+    compare_cycles = cycles_for(compared, p.gate_rate, p.gate_rate_cycles)
+    row[SCATTER_PORT] = max(cycles_for(write[BYTES], p.scatter_rate, p.scatter_rate_cycles), compare_cycles)
+    row[WRITE] = port_cycles(p, write[DRAM_BYTES])
     work[DRAM_READ] += read[DRAM_BYTES]
     work[DRAM_WRITE] += write[DRAM_BYTES]
     work[GLOBAL_BUFFER] += read[ON_CHIP] + write[ON_CHIP]
@@ -342,15 +184,9 @@ def _array(p, share, row, work, pixels, steps):
     row[COMPUTE] = share.cycles_per_fold * folds + -(-share.cycles_per_pixel * steps // share.pixel_divisor)
     work[PASSES] += 1
     work[ARRAY] += row[COMPUTE]
-    work[INPUT_BUFFER] += _bytes(share.inputs_per_pixel * pixels, p.activation_bits)
-    work[WEIGHT_BUFFER] += _bytes(share.weights_per_fold * folds, p.weight_bits)
-    work[OUTPUT_BUFFER] += _bytes(share.outputs_per_pixel * pixels, p.accumulator_bits)
-
-
-@inlined
-def _burst_bytes(p, values):
-    """Round up to whole bursts."""
-    return -(-values // p.burst) * p.burst
+    work[INPUT_BUFFER] += bytes_of_values(share.inputs_per_pixel * pixels, p.activation_bits)
+    work[WEIGHT_BUFFER] += bytes_of_values(share.weights_per_fold * folds, p.weight_bits)
+    work[OUTPUT_BUFFER] += bytes_of_values(share.outputs_per_pixel * pixels, p.accumulator_bits)
 
 
 @compiled
@@ -391,22 +227,22 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                     number = split * p.chunks + chunk
                     share = shares[p.first_share + number]
                     part = Part(inner_split == 0, chunk == 0, chunk == p.chunks - 1, in_channel, inner_channel)
-                    weight_bytes = _burst_bytes(p, -(-share.weight_bytes // sharers))
+                    weight_bytes = whole_bursts(p, -(-share.weight_bytes // sharers))
                     if streamed or (pack == first and chunk == 0):
                         work[WEIGHT_BYTES] += weight_bytes * sharers
                     rows[at, FLAGS] = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
                     rows[at, FLAGS] |= UNIT if part.begins and part.gathers else 0
                     pixels = steps = 0
                     for tile in range(pack, min(pack + p.packed, end)):
-                        bounds = _bounds(p, active[tile, 0], active[tile, 1])
+                        bounds = tile_bounds(p, active[tile, 0], active[tile, 1])
                         left = bounds[6]
                         if p.merge_halo and tile > pack:  # the neighbour's window lies in the same part of the buffer
-                            left = _merged(p, active, tile, bounds)
+                            left = first_new_column(p, active, tile, bounds)
                         row = rows[at]
                         row[GROUP] = share.weight_group
                         row[INDEX] = p.index_cycles if number == 0 else 0
-                        row[WEIGHT_PORT] = _ceil(weight_bytes, p.gather_rate, p.gather_rate_cycles)
-                        row[WEIGHT_READ] = _port(p, weight_bytes)
+                        row[WEIGHT_PORT] = cycles_for(weight_bytes, p.gather_rate, p.gather_rate_cycles)
+                        row[WEIGHT_READ] = port_cycles(p, weight_bytes)
                         request = requests[at if p.banked else 0]
                         request[2], request[3] = first_weights + number, 1
                         pixels += _tile(p, share, part, row, request, work, moves, base, bounds, left, read, write)
@@ -422,21 +258,13 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
 
 
 @compiled
-def _merged(p, active, tile, bounds):
-    """Return the first column that a tile must fetch when its left neighbour is the tile before it."""
-    if active[tile - 1, 0] != active[tile, 0] or active[tile - 1, 1] != active[tile, 1] - 1:
-        return bounds[6]
-    return max(bounds[6], min(bounds[7], _bounds(p, active[tile - 1, 0], active[tile - 1, 1])[7]))
-
-
-@compiled
 def _prefetch(p, shares, stage, work, streamed, sharers, units, first_of_frame):
     """Fill the stage's weights that may come early, and book what that changes in bytes."""
-    each = _burst_bytes(p, -(-shares[p.first_share].weight_bytes // (1 if streamed else p.cores)))
-    stage[PREFETCH_PORT] = _ceil(each, p.gather_rate, p.gather_rate_cycles)
-    stage[PREFETCH_READ] = _port(p, each)
+    each = whole_bursts(p, -(-shares[p.first_share].weight_bytes // (1 if streamed else p.cores)))
+    stage[PREFETCH_PORT] = cycles_for(each, p.gather_rate, p.gather_rate_cycles)
+    stage[PREFETCH_READ] = port_cycles(p, each)
     if not first_of_frame and stage[PREFETCH_PORT] + stage[PREFETCH_READ] > 0:
-        later = _burst_bytes(p, -(-shares[p.first_share].weight_bytes // sharers))
+        later = whole_bursts(p, -(-shares[p.first_share].weight_bytes // sharers))
         work[WEIGHT_BYTES] += each * p.cores - later * min(p.cores, units)
     return each
 
@@ -445,7 +273,7 @@ def _prefetch(p, shares, stage, work, streamed, sharers, units, first_of_frame):
 def _gate_moves(p, base, moves, used):
     """Note where the maps lie that a gate streams; return the next free move."""
     values = p.in_rows * p.in_cols * p.in_channels
-    each = _bytes(values, p.activation_bits)
+    each = bytes_of_values(values, p.activation_bits)
     if p.gate_dram_bytes and p.input_in_dram:
         moves[used] = (base[INPUT_MAP], each, 1, 0, 1, 0)
         used += 1
@@ -471,7 +299,7 @@ def _fill(
         first_weights, used = used, after
         stage[ROWS] = at - stage[FIRST_ROW]
         stage[LAUNCH], stage[GATE], stage[SCAN] = p.launch, p.gate_cycles, p.scan_cycles
-        stage[GATE_READ] = _port(p, p.gate_dram_bytes)
+        stage[GATE_READ] = port_cycles(p, p.gate_dram_bytes)
         count = first[number + 1] - first[number]
         early = 0
         if p.prefetch:
@@ -520,9 +348,9 @@ def lower(
     active = np.empty((int(most.sum()), 3), np.int64)
     first = np.zeros(len(plans) + 1, np.int64)
     asked = np.zeros(len(plans), np.int64)
-    _active_tiles(bits, offsets, plans, active, first, asked, np.empty(int(most.max()), np.bool_))
+    active_tiles(bits, offsets, plans, active, first, asked, np.empty(int(most.max()), np.bool_))
     if plans["zero_inputs"].any():
-        _count_taps(bits, offsets, plans, active, first)
+        count_taps(bits, offsets, plans, active, first)
     counts = np.diff(first)
     rows = np.zeros((int((counts * plans["splits"] * plans["chunks"]).sum()), len(table.ROW_COLUMNS)), np.int64)
     stages = np.zeros((len(plans), len(table.STAGE_COLUMNS)), np.int64)

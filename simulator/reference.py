@@ -20,6 +20,7 @@ import simpy
 
 from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, C, Counters, E
 from skipsim.simulator.reference_banked import BankedMemory
+from skipsim.simulator.reference_waiting import Arbiter, Clock, Parts, Progress
 from skipsim.simulator.tiles import (
     INPUT,
     LAST,
@@ -37,87 +38,8 @@ Steps = Generator[simpy.Event, Any, None]
 Transfer = Generator[simpy.Event, Any, int]
 Moves = list[list[int]]
 Note = Callable[[], None] | None
-Serve = Callable[[int], tuple[int, int]]  # grant -> (cycle of the next grant, arrival of the last byte)
 SCATTER, GATHER, GATE = 0, 1, 2  # order at the port within one cycle
 DEAL, GRANT = 2, 3  # priorities of the decisions at the end of a cycle; SimPy's own events have 0 and 1
-
-
-class Arbiter:
-    """Grants one request at a time, at the end of the cycle, by (request cycle, order)."""
-
-    def __init__(self, env: simpy.Environment, priority: int) -> None:
-        self.env, self.priority = env, priority
-        self.waiting: list[tuple[tuple[int, ...], simpy.Event, Serve]] = []
-        self.free_at = 0
-        self.decision_pending = False
-
-    def request(self, order: tuple[int, ...], serve: Serve) -> simpy.Event:
-        """Return an event that fires when granted, with (grant, cycle of the next grant, arrival of the last byte)."""
-        granted = self.env.event()
-        self.waiting.append(((self.env.now, *order), granted, serve))
-        self._decide_at(max(self.env.now, self.free_at))
-        return granted
-
-    def _decide_at(self, cycle: int) -> None:
-        if not self.decision_pending:
-            self.decision_pending = True
-            decision = self.env.event()
-            decision._ok, decision._value = True, None
-            decision.callbacks.append(self._decide)
-            self.env.schedule(decision, priority=self.priority, delay=cycle - self.env.now)
-
-    def _decide(self, _: simpy.Event) -> None:
-        self.decision_pending = False
-        first = min(self.waiting, key=lambda entry: entry[0])
-        self.waiting.remove(first)
-        _, granted, serve = first
-        grant = self.env.now
-        self.free_at, arrival = serve(grant)
-        granted.succeed((grant, self.free_at, arrival))
-        if self.waiting:
-            self._decide_at(self.free_at)
-
-
-class Progress:
-    """A count that only grows, and that others wait for."""
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self.env, self.count = env, 0
-        self.waiting: list[tuple[int, simpy.Event]] = []
-
-    def advance(self) -> None:
-        """Count one more and wake whoever waited for it."""
-        self.count += 1
-        for wanted, event in [entry for entry in self.waiting if entry[0] <= self.count]:
-            self.waiting.remove((wanted, event))
-            event.succeed()
-
-    def reaches(self, wanted: int) -> simpy.Event:
-        """Return an event that fires once the count is at least `wanted`."""
-        event = self.env.event()
-        if self.count >= wanted:
-            event.succeed()
-        else:
-            self.waiting.append((wanted, event))
-        return event
-
-
-class Parts:
-    """A buffer of `halves` parts: filling number n may begin when every pass that used filling n - halves is done."""
-
-    def __init__(self, halves: int, done: Progress) -> None:
-        self.halves, self.done = halves, done
-        self.first_pass: list[int] = []  # of each filling, counted within the core and stage
-
-    def free_for(self, passes_before: int) -> simpy.Event:
-        """Return an event that fires when a part is free for a filling that begins after `passes_before` passes."""
-        still_used = len(self.first_pass) - self.halves + 1  # this filling and younger ones may still be in use
-        starts = [*self.first_pass, passes_before]
-        return self.done.reaches(starts[still_used] if still_used > 0 else 0)
-
-    def take(self, passes_before: int) -> None:
-        """Note that a filling begins."""
-        self.first_pass.append(passes_before)
 
 
 @dataclass
@@ -148,7 +70,7 @@ class Run:
     def __init__(self, tiles: Tiles, machine: Machine) -> None:
         self.tiles, self.machine = tiles, machine
         self.rows: list[list[int]] = tiles.rows.tolist()
-        self.env = simpy.Environment()
+        self.env = Clock()
         self.port = Arbiter(self.env, GRANT)
         stages = len(tiles.stages)
         self.begin = np.zeros(stages, np.int64)
@@ -170,7 +92,7 @@ class Run:
 
     def transfer(self, stage: int, order: tuple[int, int], hold: int, moves: Moves) -> simpy.Event:
         """Ask for the memory port; how long it is held is booked on the stage that asked."""
-        request = self.env.now
+        request = self.env.cycle
 
         def serve(grant: int) -> tuple[int, int]:
             free = data = grant + hold
@@ -222,30 +144,30 @@ class Stage:
     def run(self) -> Steps:
         """Go through the stage and book what is common to all cores."""
         env, run, columns = self.env, self.run_, self.columns
-        begin = env.now
+        begin = env.cycle
         yield env.timeout(columns["launch"])
-        gate_begin = env.now
+        gate_begin = env.cycle
         yield self._gate() if columns["gate_read"] else env.timeout(columns["gate"])
-        gate_end = env.now
+        gate_end = env.cycle
         yield env.timeout(columns["index"])
-        self.ready_at = env.now
+        self.ready_at = env.cycle
         cores = [Core(self, number) for number in range(self.machine.cores)]
         yield env.all_of([core.finished for core in cores])
-        run.begin[self.number], run.end[self.number] = begin, env.now
+        run.begin[self.number], run.end[self.number] = begin, env.cycle
         for core in cores:
             causes = run.causes[self.number, core.number]
             causes[C["launch"]] = columns["launch"]
             causes[C["gate"]] = gate_end - gate_begin
             causes[C["index"]] = columns["index"]
-            core.book(causes, env.now)
+            core.book(causes, env.cycle)
 
     def _gate(self) -> simpy.Event:
         def stream() -> Steps:
-            begin = self.env.now
+            begin = self.env.cycle
             moves = self.run_.moves("stage_requests", self.number, "gate")
             _, _, data = yield self.run_.transfer(self.number, (GATE, 0), self.columns["gate_read"], moves)
             done = max(begin + self.columns["gate"], data + self.machine.latency)
-            yield self.env.timeout(done - self.env.now)
+            yield self.env.timeout(done - self.env.cycle)
 
         return self.env.process(stream())
 
@@ -283,20 +205,20 @@ class Core:
 
     def event(self, row: int, name: str) -> None:
         """Note that something happened now."""
-        self.stage.run_.events[row, E[name]] = self.env.now
+        self.stage.run_.events[row, E[name]] = self.env.cycle
 
     def transfer(self, kind: int, port: int, hold: int, moves: Moves, *, granted: Note = None) -> Transfer:
         """Move bytes over the DMA's own port and, if `hold`, the memory port; return when the last byte arrives.
 
         Latency does not hold the DMA. `granted` is called when the transfer begins.
         """
-        free = data = self.env.now
+        free = data = self.env.cycle
         if hold:
             _, free, data = yield self.stage.run_.transfer(self.stage.number, (kind, self.number), hold, moves)
         if granted:
             granted()
-        yield self.env.timeout(max(port, free - self.env.now))
-        return max(self.env.now, data) + (self.stage.machine.latency if hold else 0)
+        yield self.env.timeout(max(port, free - self.env.cycle))
+        return max(self.env.cycle, data) + (self.stage.machine.latency if hold else 0)
 
     def gather(self) -> Steps:
         """Turn to each pass dealt to this core: its weights if others are held, then its tiles in order."""
@@ -318,7 +240,7 @@ class Core:
                 if one.new_input:
                     yield self.inputs.free_for(passes)
                     self.inputs.take(passes)
-                begin = env.now if passes else mark
+                begin = env.cycle if passes else mark
                 port, read = stage.row(one.rows[0], "weight_port"), stage.row(one.rows[0], "weight_read")
                 if one.group != held and (port or read):
                     yield self.weights.free_for(passes)
@@ -327,13 +249,13 @@ class Core:
                     weights_arrival = yield from self.transfer(GATHER, port, read, moves)
                 held = one.group
                 one.weights_arrival = weights_arrival
-                one.activity.append(("weights", begin, env.now))
+                one.activity.append(("weights", begin, env.cycle))
                 for row in one.rows:
                     stage.run_.events[row, E["core"]] = self.number
                     stage.run_.events[row, E["gather_begin"]] = begin
                     self.event(row, "weights_end")
                     yield from self.gather_tile(one, row)
-                    begin = env.now
+                    begin = env.cycle
                 self.to_array.put(one)
                 passes += 1
         self.to_array.put(None)
@@ -344,10 +266,10 @@ class Core:
         env, stage = self.env, self.stage
 
         def step(cause: str, begin: int) -> int:
-            one.activity.append((cause, begin, env.now))
-            return int(env.now)
+            one.activity.append((cause, begin, env.cycle))
+            return int(env.cycle)
 
-        begin = env.now
+        begin = env.cycle
         yield env.timeout(max(0, stage.emission(self, row) - begin))
         begin = step("index", begin)
         self.event(row, "issue_begin")
@@ -390,13 +312,13 @@ class Core:
         """Run each pass when its inputs and weights are there and an output part is free."""
         env, passes = self.env, 0
         while (one := (yield self.to_array.get())) is not None:
-            yield env.timeout(max(0, max(one.arrival, one.weights_arrival) - env.now))
+            yield env.timeout(max(0, max(one.arrival, one.weights_arrival) - env.cycle))
             if one.new_output:
                 yield self.outputs.free_for(passes)
                 self.outputs.take(passes)
-            begin = env.now
+            begin = env.cycle
             yield env.timeout(one.compute)
-            self.runs.append((one, begin, env.now))
+            self.runs.append((one, begin, env.cycle))
             for row in one.rows:
                 self.stage.run_.events[row, E["compute_begin"]] = begin
                 self.event(row, "compute_end")
@@ -419,7 +341,7 @@ class Core:
                 yield from self.transfer(SCATTER, port, write, moves, granted=note)
                 self.event(row, "scatter_end")
             self.scattered.advance()
-        self.done_at = env.now
+        self.done_at = env.cycle
 
     def book(self, causes: Any, stage_end: int) -> None:
         """Say for every cycle since the tiles could start what the array did or waited for."""

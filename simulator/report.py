@@ -158,8 +158,23 @@ class Report:
         table["effective_density"] = (self.work[:, :, W["computed_pixels"]] / pixels).ravel()
         for column in ("dram_read_bytes", "dram_write_bytes", "weight_read_bytes", "gate_read_bytes"):
             table[column] = self.work[:, :, W[column]].ravel()
+        bytes_moved = table["dram_read_bytes"] + table["dram_write_bytes"]
+        table["macs_per_dram_byte"] = table["computed_macs"] / bytes_moved.clip(
+            lower=1
+        )  # where it stands on a roofline
+        table["macs_per_cycle"] = table["computed_macs"] / table["cycles"].clip(lower=1)  # and how high
         for number, cause in enumerate(CAUSES):
             table[f"cause_{cause}"] = self.causes_by_stage[:, :, number].ravel()
+        return table
+
+    @cached_property
+    def by_frame(self) -> pd.DataFrame:
+        """One row per frame: sums of the counts of `layers`, and the latency in milliseconds."""
+        counts = self.layers.drop(
+            columns=["name", "density", "effective_density", "macs_per_dram_byte", "macs_per_cycle"]
+        )
+        table = counts.groupby("frame").sum()
+        table["latency_ms"] = table["cycles"] / self.hardware.clock_hz * 1e3
         return table
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,9 +20,9 @@ SCRIPT = Path(sys.executable).with_name("skipsim")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTHON, SHELL, TOML = ([text for kind, text in BLOCKS if kind == wanted] for wanted in ("python", "shell", "toml"))
 OUTPUT = next(text for kind, text in BLOCKS if kind == "text")
-COMMANDS = sorted(
-    {line.strip() for text in SHELL for line in text.splitlines()} | set(re.findall(r"`(skipsim .*?)`", README))
-)
+LINES = "".join(SHELL).splitlines()
+COMMANDS = sorted({*LINES, *re.findall(r"`(skipsim .*?)`", README)})
+LISTS = {"GATES": "traces/gates.py", "MODELS": "traces/models/__init__.py", "DATAFLOWS": "simulator/dataflow.py"}
 
 
 def execute(command, folder):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import fastparquet
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,6 +180,7 @@ def test_types_do_not_depend_on_failures(study: Path, tmp_path: Path) -> None:
     assert bad[list(COLUMNS)].dtypes.equals(good[list(COLUMNS)].dtypes)
 
 
+TRACES = 'trace = ["fine.trace", "coarse.trace"]'
 BAD = [
     ("tile =", "tyle =", "unknown axis 'simulation.tyle'; did you mean 'tile'?"),
     ('"edge-npu"', '"edge-mpu"', "hardware 'edge-mpu' is unknown"),
@@ -186,11 +188,11 @@ BAD = [
     ('"fine.trace", "coarse.trace"', "", "recording.trace is empty"),
     ("fine.trace", "absent.trace", "absent.trace: no such file"),
     ("fine.trace", "study.toml", "a trace is a directory"),
-    ('trace = ["fine.trace", "coarse.trace"]', 'network = "pose_smal"\nclip="pose:1"\nthreshold=1', "did you mean 'pose_s"),
-    ('trace = ["fine.trace", "coarse.trace"]', 'network = "pose_small"\nclip="no.mp4"\nthreshold=1', "no.mp4: no such file"),
-    ('trace = ["fine.trace", "coarse.trace"]', 'network = "pose_small"\nclip="pose:tset"\nthreshold=1', "did you mean 'test'"),
-    ('trace = ["fine.trace", "coarse.trace"]', 'network = "no_module:make"\nclip="pose:1"\nthreshold=1', "no module 'no_m"),
-]  # fmt: skip
+    (TRACES, 'network = "pose_smal"\nclip = "pose:1"\nthreshold = 1', "did you mean 'pose_small'?"),
+    (TRACES, 'network = "pose_small"\nclip = "no.mp4"\nthreshold = 1', "no.mp4: no such file"),
+    (TRACES, 'network = "pose_small"\nclip = "pose:tset"\nthreshold = 1', "did you mean 'test'?"),
+    (TRACES, 'network = "no_module:make"\nclip = "pose:1"\nthreshold = 1', "no module 'no_module'"),
+]
 
 
 @pytest.mark.parametrize(("old", "new", "message"), BAD)
@@ -254,7 +256,7 @@ def test_reading_what_is_no_result(study: Path, tmp_path: Path) -> None:
     (out / "results.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(InputError, match="not a readable table"):
         read_results(out)
-    pd.DataFrame({"a": [1.0]}).to_parquet(out / "results.parquet", engine="fastparquet")
+    fastparquet.write(str(out / "results.parquet"), pd.DataFrame({"a": [1.0]}))
     with pytest.raises(InputError, match="column 'study' is missing"):
         read_results(out)
 

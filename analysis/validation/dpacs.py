@@ -10,16 +10,15 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skipsim.analysis.validation.comparison import Comparison, Pair
 from skipsim.analysis.validation.dpacs_network import Call, Workload
 from skipsim.analysis.validation.oracles import rows
 from skipsim.hwmodels.hardware import Hardware, load_hardware
-from skipsim.simulator.simulate import simulate
+from skipsim.simulator import fast
+from skipsim.simulator.counters import C
+from skipsim.simulator.schedule import Schedule, dense_schedule, gated_schedule
+from skipsim.simulator.tiles import machine
 from skipsim.traces.layer import Layer
-from skipsim.traces.trace import Trace
 
 FILES = ("chips/dpacs_zcu102_resnet50.csv", "chips/dpacs_zcu102_resnet101.csv")
 SOURCE = "Gao et al., ASPLOS 2023; notebook of CASR-HKU/DPACS at commit ee50035, mean of 100 runs"
@@ -34,41 +33,58 @@ SENT_ON = {"scatter.setup_cycles": 0, "scatter.bytes_per_cycle": float("inf")}  
 UNITS = {"reduce": (64, 16), "expand": (16, 64), "mask": (2048, 1), "stem": (36, 8)}
 
 
+@lru_cache(maxsize=256)
 def unit_machine(hardware: Hardware, unit: str, first: bool, last: bool) -> Hardware:
     """Return the machine as one unit sees it; only the first and the last of a call use the memory for maps."""
     changes: dict[str, object] = {**({} if first else FREE), **({} if last else SENT_ON)}
     if unit in UNITS and not (unit == "stem" and hardware.name.endswith("parallel")):  # there the 3x3 unit runs it
         rows, cols = UNITS[unit]
         changes |= {"array.rows": rows, "array.cols": cols, "array.skip_taps": False}
+    if unit in ("reduce", "expand"):
+        changes["array.holds"] = "sums"
     return hardware.replace(**changes)
 
 
 def call_cycles(call: Call, hardware: Hardware) -> int:
     """Return the cycles of one call: launch, all weights, then the slowest of the units."""
-    trace, weights, streams = call.trace, 0, []
+    weights, streams = 0, []
     for number, unit in enumerate(call.units):
-        machine = unit_machine(hardware, unit, number == 0 and not call.decides, number + 1 == len(call.units))
-        report = simulate(trace, machine, (1, 1)) if call.masks else simulate(trace, machine, dense=True)
-        stage = report.layers.iloc[number]
-        weights += int(stage["cause_weights"])
-        streams.append(int(stage["cycles"] - stage["cause_weights"] - stage["cause_launch"]))
+        last = number + 1 == len(call.units)
+        fetched, streamed = _unit_cycles(call, number, unit_machine(hardware, unit, number == 0 and not call.decides, last))
+        weights += fetched
+        streams.append(streamed)
     if call.decides:
         streams.append(_mask_unit(call.layers[0], hardware))
     return int(hardware.layer.launch_cycles) + weights + max(streams)
 
 
+def _unit_cycles(call: Call, number: int, hardware: Hardware) -> tuple[int, int]:
+    """Return the cycles in which one unit of a call waits for its weights, and those of its stream of positions."""
+    if not call.masks:
+        return _dense_unit_cycles(call, number, hardware)
+    return _split(gated_schedule(call.trace, hardware, (1, 1)), number)
+
+
+@lru_cache(maxsize=4096)
+def _dense_unit_cycles(call: Call, number: int, hardware: Hardware) -> tuple[int, int]:
+    return _split(dense_schedule(call.trace, hardware), number)
+
+
 @lru_cache(maxsize=4096)
 def _mask_unit(layer: Layer, hardware: Hardware) -> int:
     """Return the cycles of the mask unit: a 1x1 convolution to one channel, each position read, then multiplied."""
-    machine = unit_machine(hardware, "mask", first=True, last=False).replace(**{"buffers.halves": 1})
-    decided = replace(layer, name="mask", out_channels=1, kept_in_channels=None, kept_out_channels=None)
-    trace = Trace.from_masks([replace(decided, gate="none")], [_everything(decided)], update="recompute")
-    stage = simulate(trace, machine, (1, 1), dense=True).layers.iloc[0]
-    return int(stage["cycles"] - stage["cause_launch"])
+    alone = unit_machine(hardware, "mask", first=True, last=False).replace(**{"buffers.halves": 1})
+    decided = replace(layer, name="mask", gate="none", out_channels=1, kept_in_channels=None, kept_out_channels=None)
+    trace = Call((decided,), ("mask",)).trace
+    return sum(_split(dense_schedule(trace, alone, (1, 1)), 0))
 
 
-def _everything(layer: Layer) -> NDArray[np.bool_]:
-    return np.ones((1, layer.grid_rows, layer.grid_cols), np.bool_)
+def _split(schedule: Schedule, stage: int) -> tuple[int, int]:
+    """Run a schedule and split one stage: cycles that wait for weights, and all others but the launch."""
+    counters = fast.run(schedule.tiles(0), machine(schedule.hardware))
+    causes = counters.causes[stage, 0]
+    weights = int(causes[C["weights"]])
+    return weights, int(causes.sum() - causes[C["launch"]]) - weights
 
 
 def latency_ms(workload: Workload, hardware: Hardware) -> float:

@@ -9,6 +9,7 @@ stage share one), skipped channels whole groups of 64 in the third stage, and na
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ WIDTHS = (64, 128, 256)
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=True)
 class Call:
     """One run of the accelerator: which units work on which layers, and whether the mask unit runs before them."""
 
@@ -30,7 +31,7 @@ class Call:
     masks: tuple[Mask, ...] = ()  # one per layer; none: everything is computed
     decides: bool = False  # the mask unit reads every position of the input first
 
-    @property
+    @cached_property
     def trace(self) -> Trace:
         """Return the call as a trace of one frame."""
         masks = self.masks or tuple(np.ones((layer.out_rows, layer.out_cols), np.bool_) for layer in self.layers)
