@@ -100,7 +100,7 @@ def _gates(trace: Trace) -> str:
 
 def describe_machines(machines: Iterable[Hardware]) -> str:
     """Compare machines in one table: array, peak rate, memories, bandwidth, area."""
-    head = ("machine", "cores", "array", "clock", "int8 peak", "SRAM", "DRAM", "area")
+    head = ("machine", "cores", "array", "clock", "peak", "SRAM", "DRAM", "area")
     return table([head, *map(_machine_row, machines)], "lrrrrrrr")
 
 

@@ -25,8 +25,8 @@ MOVE_COLUMNS = ("address", "bytes", "inner", "inner_stride", "outer", "outer_str
 ADDRESS, SEGMENT, INNER, INNER_STRIDE, OUTER, OUTER_STRIDE = range(6)
 
 TIMING = (
-    "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd", "rp", "ras", "rc", "rtp",
-    "wr", "wtr_s", "wtr_l", "rtw", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "rfc", "refi", "ticks", "cycles",
+    "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd", "rp", "ras",
+    "rc", "rtp", "wr", "wtr_s", "wtr_l", "rtw", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "rfc", "refi", "ticks", "cycles",
 )  # fmt: skip
 (
     CHANNELS, INTERLEAVE, BURST_BYTES, GROUPS, BANKS, ROW_BURSTS, BURST, CL, CWL, RCD, RP, RAS, RC, RTP,
@@ -45,7 +45,7 @@ HITS, MISSES, CONFLICTS, REFRESHES = range(4)
 
 @dataclass(frozen=True)
 class Banked:
-    """A memory system as the engines need it: `timing` follows TIMING; ticks / cycles is the part's clock over the machine's."""
+    """A memory system as the engines need it: `timing` follows TIMING; ticks / cycles = its clock over the machine's."""
 
     timing: NDArray[np.int64]
 

@@ -32,7 +32,7 @@ def dense_tile(layer: Layer, hardware: Hardware, traffic: Traffic) -> Tile:
 
 @lru_cache(maxsize=65536)
 def _dense_tile(layer: Layer, hardware: Hardware, traffic: Traffic) -> Tile | None:
-    """Try full map, full-width bands and squares; squares below 4x4, slow and never best, only where nothing else fits."""
+    """Try full map, full-width bands, squares; squares below 4x4, slow and never best, only if nothing else fits."""
     bands = [(size, layer.out_cols) for size in SIZES]
     squares = [(size, size) for size in SIZES[:-2]]
     return _fastest(layer, hardware, traffic, [WHOLE_MAP, *bands, *squares]) or _fastest(

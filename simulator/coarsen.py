@@ -9,7 +9,8 @@ from skipsim.simulator.compiled import compiled
 def active_tiles(bits, offsets, plans, active, first, asked, tiles_of_layer):
     """List the active tiles of every layer, row by row.
 
-    `active` [tiles of all layers, 3] gets (tile row, tile column, -), `first` [layers + 1] where each layer's begin, `asked`
+    `active` [tiles of all layers, 3] gets (tile row, tile column, -), `first` [layers + 1] where each layer's begin,
+    `asked`
     [layers] the output positions that the masks asked for; `tiles_of_layer` is room for one layer's tiles.
     """
     found = 0
@@ -48,7 +49,7 @@ def active_tiles(bits, offsets, plans, active, first, asked, tiles_of_layer):
 
 @compiled
 def count_taps(bits, offsets, plans, active, first):
-    """Count, for the active tiles of layers whose skipped inputs are zero, the taps on inputs that are not: active[:, 2]."""
+    """Count the taps on inputs that are not zero, for active tiles of layers whose skipped inputs are: active[:, 2]."""
     for number in range(1, len(plans)):
         p, before = plans[number], plans[number - 1]
         if not p.zero_inputs:

@@ -1,8 +1,8 @@
 """The two decorators of compiled code: `compiled`, and `inlined` for small functions that compiled ones call.
 
-Compiled code is kept between runs in a folder named after the source it was made from: numba by itself notices a change
-of a function's own file, but not of the functions that it calls. Arrays are not reference-counted inside (`_nrt`), which
-is five times faster here; so compiled functions are given all arrays that they need and make none.
+Compiled code is kept between runs in a folder named after the source it was made from: numba by itself notices a
+change of a function's own file, but not of the functions that it calls. Arrays are not reference-counted inside
+(`_nrt`), which is five times faster here; so compiled functions are given all arrays that they need and make none.
 """
 
 from __future__ import annotations

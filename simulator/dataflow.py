@@ -1,7 +1,7 @@
 """Dataflows: how many cycles, and how many operands, a pass over the array takes.
 
-Cycles of a dense pass of the first three follow SCALE-Sim (Samajdar et al., ISPASS 2020, section III; also in its version 3): with M output
-pixels, N filters, K products per output value and an array of R x C,
+Cycles of a dense pass of the first three follow SCALE-Sim (Samajdar et al., ISPASS 2020, section III; also in its
+version 3): with M output pixels, N filters, K products per output value and an array of R x C,
 
     output stationary  ceil(M/R) ceil(N/C) (K + R + C - 2)
     weight stationary  ceil(K/R) ceil(N/C) (M + 2R + C - 2)
@@ -75,7 +75,7 @@ def output_stationary(work: Convolution, array: Array) -> ArrayCost:
 
 
 def weight_stationary(work: Convolution, array: Array) -> ArrayCost:
-    """Products on rows, filters on columns; weights stay while pixels stream; partial sums of K folds meet in the output buffer."""
+    """Products on rows, filters on columns; weights stay while pixels stream; K folds meet in the output buffer."""
     filters, reduction, rows, cols = work.filters, work.reduction, array.rows, array.cols
     reduction_folds = -(-reduction // rows)
     folds = reduction_folds * -(-filters // cols)

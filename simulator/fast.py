@@ -1,8 +1,8 @@
-"""The compiled engine: the same table, the same counters as `reference.py`, bit for bit, at many million tiles per second.
+"""The compiled engine: the same table and counters as `reference.py`, bit for bit, many million tiles per second.
 
-It repeats: carry each core forward until it needs a decision (`fast_core.py`), then make the earliest decision. A request
-whose cycle is not known yet depends on one that is pending and takes at least a cycle, so it never comes before the
-earliest known one.
+It repeats: carry each core forward until it needs a decision (`fast_core.py`), then make the earliest decision. A
+request whose cycle is not known yet depends on one that is pending and takes at least a cycle, so it never comes
+before the earliest known one.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _earliest(state, cores):
         if s[X_REQUEST] != NONE and (kind == NONE or (s[X_REQUEST], KIND_SCATTER) < (cycle, kind)):
             cycle, kind, who = s[X_REQUEST], KIND_SCATTER, core
         doing = s[G_STATE]
-        if doing == ASKED or doing == AT_WEIGHTS or doing == AT_READ or doing == PREFETCHING:
+        if doing in (ASKED, AT_WEIGHTS, AT_READ, PREFETCHING):
             wish = KIND_DEAL if doing == ASKED else KIND_GATHER
             if kind == NONE or (s[G_REQUEST], wish) < (cycle, kind):
                 cycle, kind, who = s[G_REQUEST], wish, core
@@ -182,7 +182,8 @@ def _run_stage(work, port_free, own_port, own_read, own_requests, next_requests,
             if _finished(state, cores):
                 return port_free
             port_free = _grant_prefetch(
-                work.memory, s, port_free, work.prefetch_port, work.prefetch_read, next_requests, work.latency, work.port_busy
+                work.memory, s, port_free, work.prefetch_port, work.prefetch_read, next_requests, work.latency,
+                work.port_busy,
             )  # fmt: skip
             s[G_STATE] = IDLE
             continue
@@ -233,7 +234,8 @@ def _run(
                 if kind == NONE or cycle > gate_begin:
                     break
                 port_free = _grant_prefetch(
-                    memory, state[core], port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number], latency,
+                    memory, state[core], port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number],
+                    latency,
                     port_busy[number - 1 : number],
                 )  # fmt: skip
                 state[core, G_STATE] = IDLE

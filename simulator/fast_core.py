@@ -39,18 +39,20 @@ WRITE_REQUEST, WRITE_GRANT, SCATTER_END = (counting.E[n] for n in ("write_reques
 
 NONE = -1
 
-# What a gather unit is doing: it wants a unit, has asked for one (dynamic dealing), turns to a pass, waits for weights, turns to a tile,
-# waits for the tile's read, has nothing left to gather, or waits for the next stage's weights.
+# What a gather unit is doing: it wants a unit, has asked for one (dynamic dealing), turns to a pass, waits for weights,
+# turns to a tile, waits for the tile's read, has nothing left to gather, or waits for the next stage's weights.
 WANTS_UNIT, ASKED, AT_PASS, AT_WEIGHTS, AT_ROW, AT_READ, IDLE, PREFETCHING = range(8)
 
 # State of one core (int64 vector). G = gather unit, A = array, X = scatter unit; *_LAST = the last pass it took up.
 (
     G_STATE, G_FREE, G_PASS, G_ROW, G_LAST, G_REQUEST, G_PHASE, G_ASKED, HELD, WEIGHTS_ARRIVAL, EMITTED, NEXT_UNIT,
-    INPUT_FILLINGS, WEIGHT_FILLINGS, OUTPUT_FILLINGS, A_FREE, A_LAST, X_FREE, X_LAST, X_ROW, X_REQUEST, FIRST_PASS, STATE_SIZE,
+    INPUT_FILLINGS, WEIGHT_FILLINGS, OUTPUT_FILLINGS, A_FREE, A_LAST, X_FREE, X_LAST, X_ROW, X_REQUEST,
+    FIRST_PASS, STATE_SIZE,
 ) = range(23)  # fmt: skip
 FRESH, PART_TAKEN, PREFETCHED = range(3)  # G_PHASE
 
-# One pass (int64 vector): its rows, whether its unit ends with it, the next pass on the same core, and when things were done.
+# One pass (int64 vector): its rows, whether its unit ends with it, the next pass on the same core, and when things were
+# done.
 P_FIRST, P_END, P_CLOSES, P_NEXT, P_ARRIVAL, P_WEIGHTS, P_GATHERED, P_COMPUTED, P_SCATTERED, PASS_SIZE = range(10)
 INPUTS, WEIGHT_PARTS, OUTPUTS = range(3)  # rings
 
@@ -74,7 +76,7 @@ class Work(NamedTuple):
     events: Any  # [rows of the stage, columns]
     causes: Any  # [cores, causes] of this stage
     state: Any  # [cores, STATE_SIZE]
-    rings: Any  # [cores, 3, halves]: the last pass that used each of the last fillings of the input, weight and output buffer
+    rings: Any  # [cores, 3, halves]: the last pass that used each of the last fillings of a buffer
     passes: Any  # [passes, PASS_SIZE]
     units: Any  # [units] first pass
     emitted: Any  # [rows of the stage] cycles until the shared index unit has emitted the row's tile
@@ -277,7 +279,7 @@ def _gathered(work, core, granted, free, data):
 
 @inlined
 def _turn_to_pass(work, core):
-    """Take an input part and see to the weights; return False if a part is not known to be free, or weights must be fetched."""
+    """Take an input part and see to the weights; return False if it must wait for a part or for weights."""
     s, passes, p = work.state[core], work.passes, work.state[core, G_PASS]
     first = passes[p, P_FIRST]
     if s[G_PHASE] == FRESH:
@@ -323,7 +325,7 @@ def _begin_pass(work, core):
 
 @inlined
 def gather(work, core):
-    """Carry the gather unit forward until it needs a decision or a part that is not known to be free; return whether it moved."""
+    """Carry the gather unit forward until it must wait for a decision or a part; return whether it moved."""
     s, moved = work.state[core], False
     while True:
         doing = s[G_STATE]

@@ -1,7 +1,7 @@
 """Lowering: masks of one frame -> Tiles, compiled.
 
-Three steps: coarsen every mask to tiles (coarsen.py), size the table, fill it. MODEL.md, "What moves per tile", explains
-the formulas; streams.py counts segments and bytes.
+Three steps: coarsen every mask to tiles (coarsen.py), size the table, fill it. MODEL.md, "What moves per tile",
+explains the formulas; streams.py counts segments and bytes.
 """
 
 from __future__ import annotations

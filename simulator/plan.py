@@ -1,7 +1,7 @@
 """Plan: how one layer runs on one machine at one tile size, before any mask is known.
 
-It decides what is split so that every pass fits the buffers, what moves with every tile, and what the layer costs once. All integers, so
-that lowering can be compiled.
+It decides what is split so that every pass fits the buffers, what moves with every tile, and what the layer costs
+once. All integers, so that lowering can be compiled.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def window(layer: Layer, tile: Tile) -> Tile:
 
 
 def array_cost(layer: Layer, hardware: Hardware, in_channels: int, out_channels: int, tile: Tile = (1, 1)) -> ArrayCost:
-    """Return the array's cost of a slice of the layer's channels; the groups of a grouped layer run one after the other."""
+    """Return the array's cost of a slice of the layer's channels; groups run one after the other."""
     groups = 1 if layer.groups == 1 else layer.groups * in_channels // layer.in_channels
     work = _convolution(layer, out_channels // groups, in_channels // groups, tile)
     if layer.depthwise and hardware.array.depthwise == "vector":
@@ -263,7 +263,7 @@ def _shares(layer: Layer, hardware: Hardware, fit: _Fit, tile: Tile, zero_inputs
 
 
 def _packed(layer: Layer, hardware: Hardware, tile: Tile, shares: list[Share]) -> int:
-    """Return how many tiles share a pass: as few as fill the array's rows (or hide its fill) best, and as the buffers hold."""
+    """Return how many tiles share a pass: as few as fill its folds (or hide its fill) best, and as the buffers hold."""
     if not hardware.array.pack_tiles:
         return 1
     pixels, first = tile[0] * tile[1], shares[0]

@@ -1,10 +1,12 @@
 """The SimPy engine: the definition of time.
 
-Written to be read: one process per unit, nothing clever. `fast.py` must return the same numbers, bit for bit, and shares no code with it.
+Written to be read: one process per unit, nothing clever. `fast.py` must return the same numbers, bit for bit, and
+shares no code with it.
 
-The memory port and the dealing of units decide at the *end* of a cycle, after every other event of that cycle, so the order in which
-processes were created never matters. The port serves by request cycle; same cycle: scatter, gather, gate, then lower core. Units are
-dealt to whoever asks first; same cycle: lower core. Transfers of zero cycles never use the port. MODEL.md explains every rule.
+The memory port and the dealing of units decide at the *end* of a cycle, after every other event of that cycle, so the
+order in which processes were created never matters. The port serves by request cycle; same cycle: scatter, gather,
+gate, then lower core. Units are dealt to whoever asks first; same cycle: lower core. Transfers of zero cycles never
+use the port. MODEL.md explains every rule.
 """
 
 from __future__ import annotations
@@ -179,7 +181,7 @@ class Stage:
         return self.units[core].popleft() if self.units[core] else None
 
     def emission(self, core: Core, row: int) -> int:
-        """Return when a tile's number is known: each core has an index unit, or one serves all in table order (dynamic)."""
+        """Return when a tile's number is known: each core has an index unit, or one serves all in order (dynamic)."""
         if self.machine.dynamic:
             return self.ready_at + sum(self.row(one, "index") for one in range(self.columns["first_row"], row + 1))
         core.emitted += self.row(row, "index")

@@ -68,7 +68,7 @@ class BankedMemory:
                     yield from range(begin // size * size, begin + length, size)
 
     def place(self, address: int) -> tuple[int, int, int, int]:
-        """Return (channel, bank group, bank, row): channels change every `interleave` bytes, bank groups every burst."""
+        """Return (channel, group, bank, row): channels change every `interleave` bytes, bank groups every burst."""
         t = self.t
         chunk, offset = divmod(address, t["interleave"])
         chunk, channel = divmod(chunk, t["channels"])

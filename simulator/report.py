@@ -210,7 +210,8 @@ class Report:
 
     def __repr__(self) -> str:
         return (
-            f"Report({self.hardware.name}, tile {self.tile}, {self.frames} frames: {self.latency_ms_per_frame:.3f} ms/frame, "
+            f"Report({self.hardware.name}, tile {self.tile}, {self.frames} frames: "
+            f"{self.latency_ms_per_frame:.3f} ms/frame, "
             f"speed-up {self.speedup:.2f}, MAC reduction {self.mac_reduction:.2f}, realised {self.realised:.2f})"
         )
 

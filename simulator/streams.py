@@ -17,6 +17,7 @@ def cycles_for(amount, units, cycles):
 
 @inlined
 def bytes_of_values(values, bits):
+    """Return the bytes that so many values take, rounded up."""
     return (values * bits + 7) // 8
 
 

@@ -1,7 +1,8 @@
 """Tiles: the integer table that both engines run, and the contract between lowering and time.
 
-A *stage* is one layer on one frame. Its *rows* are tiles in order. Rows form *passes* (one run of the array each), passes form *units*
-(what is dealt to one core as a whole). Every duration is already a number of cycles: an engine knows nothing of layers, bytes or masks.
+A *stage* is one layer on one frame. Its *rows* are tiles in order. Rows form *passes* (one run of the array each),
+passes form *units* (what is dealt to one core as a whole). Every duration is already a number of cycles: an engine
+knows nothing of layers, bytes or masks.
 
 Flags stand on the first row of a pass, except LAST, which stands on its last row:
 
@@ -9,6 +10,7 @@ Flags stand on the first row of a pass, except LAST, which stands on its last ro
     INPUT   the pass takes a new part of the input buffer (without it, it reuses the previous pass's inputs)
     OUTPUT  the pass takes a new part of the output buffer (without it, it adds to the previous pass's partial sums)
     LAST    the array runs after this row
+
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def listing(folder):
     }
 
 
-MACHINES = "choices: auto-npu, edge-npu, systolic-32x32"
+MACHINES = f"choices: {', '.join(machines())}"
 RECORD = "record pose_small pose:test -o new.trace"
 BAD = {
     "simulate no.trace --hardware edge-npu": "no.trace: no such file",

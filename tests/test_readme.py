@@ -95,8 +95,7 @@ def write_video(path, frames):
 
 
 def test_the_recipe_for_an_own_network_on_an_own_video_works(tmp_path):
-    rng = np.random.default_rng(0)
-    street = np.repeat(rng.integers(80, 120, (1, 240, 320, 3), dtype=np.uint8), 12, axis=0)
+    street = np.broadcast_to(np.linspace(60, 200, 320).astype(np.uint8)[:, None], (12, 240, 320, 3)).copy()
     for number, frame in enumerate(street):
         frame[100:150, 20 * number : 20 * number + 60] = (220, 40, 40)  # a car
     write_video(tmp_path / "street.mp4", street)
@@ -107,7 +106,7 @@ def test_the_recipe_for_an_own_network_on_an_own_video_works(tmp_path):
         outputs[line] = execute([SCRIPT, *shlex.split(line)[1:]], tmp_path)
     recorded, masks, simulated, planned, swept, drawn, recommended = outputs.values()
     assert "MACs" in recorded
-    assert "agreement  0." in recorded
+    assert re.search(r"^agreement  (1\.000|0\.9\d\d)$", recorded, re.MULTILINE)
     assert masks == "masks.png\n"
     assert (tmp_path / "masks.png").stat().st_size > 10_000
     assert simulated.startswith("my_network:build on edge-npu: 12 frames, tile ")

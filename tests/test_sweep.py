@@ -81,6 +81,14 @@ def outcomes(folder: Path) -> dict[str, dict[str, object]]:
         connection.close()
 
 
+def edit(folder: Path, statement: str) -> None:
+    """Change a study's SQLite file and leave it closed."""
+    connection = sqlite3.connect(folder / "results.sqlite")
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
 def run_in_a_process(study: Path, out: Path, workers: int) -> subprocess.Popen[str]:
     code = f"import skipsim; skipsim.sweep({str(study)!r}, {str(out)!r}, workers={workers})"
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
@@ -228,8 +236,7 @@ def test_results_of_another_version_or_study_are_left_alone(study: Path, tmp_pat
     out = tmp_path / "out"
     sweep(study, out, 1)
     before = (out / "results.parquet").read_bytes()
-    with sqlite3.connect(out / "results.sqlite") as connection:
-        connection.execute(f"PRAGMA user_version = {MODEL_VERSION + 1}")
+    edit(out, f"PRAGMA user_version = {MODEL_VERSION + 1}")
     rule = f"holds results of model version {MODEL_VERSION + 1}, this is version {MODEL_VERSION}; give another folder"
     with pytest.raises(InputError, match=rule):
         sweep(study, out, 1)
@@ -271,8 +278,7 @@ def test_only_what_is_missing_is_simulated(study: Path, tmp_path: Path) -> None:
     sweep(study, out, 1)
     assert pending(study, out) == Pending(rows=16, recordings=2, missing_recordings=0, missing_simulations=0)
     # a mark in a finished outcome shows whether it is computed again
-    with sqlite3.connect(out / "results.sqlite") as connection:
-        connection.execute("UPDATE simulations SET outcome = json_set(outcome, '$.speedup', 77.0)")
+    edit(out, "UPDATE simulations SET outcome = json_set(outcome, '$.speedup', 77.0)")
     assert (sweep(study, out, 1)["speedup"] == 77).all()
     change(study, '"full"', '"full", "8x8"')
     assert pending(study, out).missing_simulations == 8
@@ -334,14 +340,13 @@ def test_two_processes_on_one_study(study: Path, tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def double_or_die(items: Sequence[int]) -> list[int]:
-    if 13 in items:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return [2 * item for item in items]
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_process_that_dies_costs_one_item(workers: int) -> None:
+    def double_or_die(items: Sequence[int]) -> list[int]:
+        if 13 in items:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [2 * item for item in items]
+
     batches = [list(range(start, start + 5)) for start in range(0, 40, 5)]
     results: dict[int, object] = {}
     for batch, doubled in in_processes(double_or_die, batches, workers):
@@ -467,9 +472,8 @@ def test_procedural_clips_are_scored_by_their_labels(tmp_path: Path) -> None:
 def test_mean_over_clips_weighs_times_and_not_ratios(study: Path, tmp_path: Path) -> None:
     table = sweep(study, tmp_path / "out", 1)
     one = table[table["block"] == "2x2"].reset_index(drop=True)
-    other = one.assign(
-        clip="other", latency_ms=3 * one["latency_ms"], mac_reduction=one["mac_reduction"] / 2, quality=0.81, cause_compute_share=1.0
-    )  # fmt: skip
+    slower, denser = 3 * one["latency_ms"], one["mac_reduction"] / 2
+    other = one.assign(clip="other", latency_ms=slower, mac_reduction=denser, quality=0.81, cause_compute_share=1.0)
     mean = mean_over_clips(pd.concat([one, other], ignore_index=True))
     assert len(mean) == len(one) == 8
     assert set(mean["clip"]) == {"2 clips"}

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+LONG, WORST = 60, 10
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -79,18 +81,20 @@ class Comparison:
             "notes": list(self.notes),
         }
 
-    def table(self) -> str:
-        """Return the comparison as text."""
-        width = max(len(f"{pair.group} {pair.name}") for pair in self.pairs)
+    def table(self, every: bool = True) -> str:
+        """Return the comparison as text; unless `every`, of long lists only the worst pairs."""
+        width = max(len(_label(pair)) for pair in self.pairs)
         lines = [f"{self.machine}: {self.source}", f"calibrated: {self.calibrated}", ""]
         for quantity in dict.fromkeys(pair.quantity for pair in self.pairs):
+            pairs = [pair for pair in self.pairs if pair.quantity == quantity]
+            shown = pairs if every or len(pairs) <= LONG else sorted(pairs, key=lambda pair: -abs(pair.error))[:WORST]
             lines.append(f"{quantity:<{width}} {'published':>12} {'predicted':>12}    error")
-            for pair in self.pairs:
-                if pair.quantity == quantity:
-                    name, mark = f"{pair.group} {pair.name}".strip(), "  (calibrated)" if pair.calibrated else ""
-                    lines.append(
-                        f"{name:<{width}} {pair.published:>12.4g} {pair.predicted:>12.4g} {pair.error:>+8.1%}{mark}"
-                    )
+            lines += [
+                f"{_label(pair):<{width}} {pair.published:>12.5g} {pair.predicted:>12.5g} {pair.error:>+8.1%}"
+                + ("  (calibrated)" if pair.calibrated else "")
+                for pair in shown
+            ]
+            lines += [f"... the worst {len(shown)} of {len(pairs)}"] if len(shown) < len(pairs) else []
             lines.append("")
         lines += [
             f"{one['group']} {one['quantity']}: {one['pairs']} predicted, median error {one['median_error']:.1%}, "
@@ -98,3 +102,7 @@ class Comparison:
             for one in self.summary
         ]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _label(pair: Pair) -> str:
+    return f"{pair.group} {pair.name}".strip()

@@ -92,6 +92,31 @@ def latency_ms(workload: Workload, hardware: Hardware) -> float:
     return sum(call_cycles(call, hardware) for call in workload.calls()) / hardware.clock_hz * 1e3
 
 
+def calibrate(folder: Path | None = None) -> tuple[int, int]:
+    """Return the fill and launch cycles that fit the dense rows of ResNet-50 best: least squares of the relative errors.
+
+    Fill cycles are tried one by one; for each, the best launch has a closed form, because latency is linear in it.
+    """
+    rows_of_resnet50 = [row for row in rows(FILES[0], folder) if row["mask"] == "dense"]
+    workload = Workload("resnet50", "dense")
+    best = (float("inf"), 0, 0)
+    for fill in range(10, 20):
+        measured, base, slope = [], [], []
+        for row in rows_of_resnet50:
+            free = load_hardware(f"dpacs-zcu102-{row['impl']}").replace(
+                **{"array.fill_cycles": fill, "layer.launch_cycles": 0}
+            )
+            measured.append(float(row["latency_ms_avg_of_100"]))
+            base.append(latency_ms(workload, free))
+            slope.append(len(workload.calls()) / free.clock_hz * 1e3)
+        weights = [1 / value**2 for value in measured]
+        top = sum(w * k * (m - b) for w, k, m, b in zip(weights, slope, measured, base, strict=True))
+        launch = max(0, round(top / sum(w * k * k for w, k in zip(weights, slope, strict=True))))
+        loss = sum(w * (b + k * launch - m) ** 2 for w, k, m, b in zip(weights, slope, measured, base, strict=True))
+        best = min(best, (loss, fill, launch))
+    return best[1:]
+
+
 def compare(folder: Path | None = None) -> Comparison:
     """Compare with every row that the authors published for ResNet-50 and ResNet-101."""
     pairs = []

@@ -22,7 +22,7 @@ WIDTHS = (64, 128, 256)
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True)
 class Call:
     """One run of the accelerator: which units work on which layers, and whether the mask unit runs before them."""
 

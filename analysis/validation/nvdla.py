@@ -1,0 +1,72 @@
+"""NVDLA: MAC cycles, DRAM cycles and cycles of ResNet-50's layers, from its open performance sheet, with and without a second SRAM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skipsim.analysis.validation.comparison import Comparison, Pair
+from skipsim.analysis.validation.layers import whole
+from skipsim.analysis.validation.oracles import rows
+from skipsim.hwmodels.hardware import Hardware, load_hardware
+from skipsim.simulator.simulate import simulate
+from skipsim.traces.layer import Layer
+
+FILE = "nvdla/resnet50.csv"
+SOURCE = "open performance sheet of nvdla/hw, ResNet-50, int8, 1 GHz"
+MACHINES = {"nvdla-full": "", "nvdla-no-sram": ".1"}  # columns of the second result group carry the same names again
+NOTES = (
+    "the sheet is itself a model: cycles of a layer are the largest of its resources, which overlap perfectly",
+    "'... + Elwise' layers read a third map (the addition) in the sheet, none in the model; conv1 and the last layer write pooled maps",
+    "with the second SRAM the sheet also writes most outputs through to DRAM; the model keeps a map on chip if the next layer reads it",
+    "first layer: the sheet pads three channels to four and rounds nothing up",
+)
+
+
+def layers_of(table: list[dict[str, str]]) -> list[Layer]:
+    """Return the sheet's layers; padding is a flag there, and set for 1x1 kernels too."""
+    layers = []
+    for row in table:
+        kernel, stride = int(row["Filter Height R"]), int(row["Vertical Conv Srtide H"])
+        layers.append(
+            Layer(
+                row["Layer"], int(row["#input feature maps C"]), int(row["Input Height H"]), int(row["Input Width W"]),
+                int(row["#output feature maps K"]), int(row["Height after Conv P"]), int(row["Width after Conv Q"]),
+                kernel, kernel, stride, stride, kernel // 2, kernel // 2,
+            )  # fmt: skip
+        )
+    return layers
+
+
+def compare(folder: Path | None = None) -> Comparison:
+    """Compare with every layer of the sheet."""
+    table = [row for row in rows(FILE, folder) if row["Layer attribute"]]
+    pairs = []
+    for name, suffix in MACHINES.items():
+        predicted = _predicted(table, load_hardware(name))
+        for row, layer, ours in zip(table, layers_of(table), predicted, strict=True):
+            short = layer.name.split(" ")[0]
+            kind = "with addition" if "Elwise" in layer.name else "without addition"
+            published = {
+                "MAC cycles": row["MAC Cycles" if suffix else "MAC cycles"],
+                "DRAM cycles": row[f"DRAM Cycles{suffix}"],
+                "cycles": row["MAX Cycle" if suffix else "MAX Cycles"],
+            }
+            pairs += [
+                Pair(short, quantity, float(given), ours[quantity], f"{name}, {kind}")
+                for quantity, given in published.items()
+            ]
+        total = sum(float(row["MAX Cycle" if suffix else "MAX Cycles"]) for row in table)
+        pairs.append(Pair("all layers", "cycles", total, sum(ours["cycles"] for ours in predicted), f"{name}, network"))
+    return Comparison("NVDLA", SOURCE, tuple(pairs), "nothing; rates follow from the sheet", NOTES)
+
+
+def _predicted(table: list[dict[str, str]], hardware: Hardware) -> list[dict[str, float]]:
+    report = simulate(whole(layers_of(table)), hardware, dense=True)
+    return [
+        {
+            "MAC cycles": float(stage["array_cycles"]),
+            "DRAM cycles": (stage["dram_read_bytes"] + stage["dram_write_bytes"]) / hardware.dram.bytes_per_cycle,
+            "cycles": float(stage["cycles"]),
+        }
+        for stage in report.layers.to_dict("records")
+    ]
