@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,16 +87,19 @@ class Plan:
                     jobs.setdefault(key, Job(key, one.path, one.trace_hash, choice.hardware, choice.tile))
         return list(jobs.values())
 
-    def table(self, recorded: Sequence[Recorded], outcomes: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-        """Make the results table from the outcomes by job key: one row per recording and simulation, in their order."""
-        rows = []
+    def table(self, recorded: Sequence[Recorded], outcome_of: Callable[[str], Mapping[str, Any]]) -> pd.DataFrame:
+        """Make the results table, one row per recording and simulation in their order; outcomes are asked for by key."""
+        return make_table(self._rows(recorded, outcome_of), self.study.simulation.overrides)
+
+    def _rows(
+        self, recorded: Sequence[Recorded], outcome_of: Callable[[str], Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
         for one in recorded:
             for choice, machine in zip(self.simulations, self._machines, strict=True):
                 labels = {"hardware": choice.hardware.name, "tile": choice.tile, **dict(choice.overrides)}
                 key = "" if one.error else job_key(one.trace_hash, machine, choice.tile)
-                outcome = {"error": one.error} if one.error else outcomes[key]
-                rows.append({**one.columns, **labels, "job_key": key, **outcome})
-        return make_table(rows, self.study.simulation.overrides)
+                outcome = {"error": one.error} if one.error else outcome_of(key)
+                yield {**one.columns, **labels, "job_key": key, **outcome}
 
     @cached_property
     def _machines(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -41,11 +41,11 @@ class Store:
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO simulations VALUES (?, ?)", rows)
 
-    def outcomes(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the outcomes of those of the keys that are there."""
-        wanted = set(keys)
-        rows = self._connection.execute("SELECT job_key, outcome FROM simulations")
-        return {key: json.loads(outcome) for key, outcome in rows if key in wanted}
+    def outcome(self, key: str) -> dict[str, Any]:
+        """Return the outcome of a job that has been added."""
+        (text,) = self._connection.execute("SELECT outcome FROM simulations WHERE job_key = ?", (key,)).fetchone()
+        outcome: dict[str, Any] = json.loads(text)
+        return outcome
 
     def __enter__(self) -> Store:
         return self

@@ -79,9 +79,8 @@ def sweep(study: str | Path, out: str | Path, workers: int | None = None, *, pro
         _begin(plan)
         recorded = plan.recorded(_record(missing, workers, bar))
         with Store(plan.directory / STORE) as store:
-            jobs = plan.jobs(recorded)
-            _simulate(plan, jobs, store, workers, bar)
-            table = plan.table(recorded, store.outcomes(job.key for job in jobs))
+            _simulate(plan, plan.jobs(recorded), store, workers, bar)
+            table = plan.table(recorded, store.outcome)
         write_results(plan.directory, table)
         _write_provenance(plan, recorded)
     return read_results(plan.directory)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skipsim.hwmodels.dram import Dram, dram_part
 from skipsim.hwmodels.hardware import Hardware
-from skipsim.simulator.compiled import compiled
+from skipsim.simulator.compiled import compiled, inlined
 
 INTERLEAVE_BYTES = (
     256  # assumed: neighbouring channels serve neighbouring 256 bytes, as address maps of mobile chips do
@@ -27,10 +27,12 @@ ADDRESS, SEGMENT, INNER, INNER_STRIDE, OUTER, OUTER_STRIDE = range(6)
 TIMING = (
     "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd", "rp", "ras",
     "rc", "rtp", "wr", "wtr_s", "wtr_l", "rtw", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "rfc", "refi", "ticks", "cycles",
+    "burst_shift", "chunk_shift", "row_shift", "bank_shift",
 )  # fmt: skip
 (
     CHANNELS, INTERLEAVE, BURST_BYTES, GROUPS, BANKS, ROW_BURSTS, BURST, CL, CWL, RCD, RP, RAS, RC, RTP,
     WR, WTR_S, WTR_L, RTW, CCD_S, CCD_L, RRD_S, RRD_L, FAW, RFC, REFI, TICKS, CYCLES,
+    BURST_SHIFT, CHUNK_SHIFT, ROW_SHIFT, BANK_SHIFT,
 ) = range(len(TIMING))  # fmt: skip
 
 # State of one channel, then of its banks.
@@ -68,21 +70,34 @@ def banked(hardware: Hardware) -> Banked | None:
 def system(part: Dram, channels: int, clock_hz: int) -> Banked:
     """Put `channels` of a part beside a machine of that clock."""
     ratio = Fraction(part.clock_hz, clock_hz)
+    interleave, row_bursts = max(INTERLEAVE_BYTES, part.burst_bytes), part.row_bytes // part.burst_bytes
+    chunk_bursts = interleave // part.burst_bytes
+    assert chunk_bursts % part.bank_groups == 0, "a chunk has as many bursts in every group"
+    assert chunk_bursts <= row_bursts * part.bank_groups, "a chunk lies in one row"
     values = {
         "channels": channels,
-        "interleave": max(INTERLEAVE_BYTES, part.burst_bytes),
+        "interleave": interleave,
         "burst_bytes": part.burst_bytes,
         "groups": part.bank_groups,
         "banks": part.banks_per_group,
-        "row_bursts": part.row_bytes // part.burst_bytes,
+        "row_bursts": row_bursts,
         "burst": part.burst_clocks,
         "cl": part.cl_clocks + part.output_delay_clocks,
         "rc": part.rc_clocks,
         "ticks": ratio.numerator,
         "cycles": ratio.denominator,
+        "burst_shift": _shift(part.burst_bytes),
+        "chunk_shift": _shift(chunk_bursts),
+        "row_shift": _shift(row_bursts),
+        "bank_shift": _shift(part.banks_per_group),
     }
     same = {name: getattr(part, f"{name}_clocks") for name in TIMING if name not in values}
     return Banked(np.array([(values | same)[name] for name in TIMING], np.int64))
+
+
+def _shift(count: int) -> int:
+    assert count & (count - 1) == 0, "standards count bytes, rows and banks in powers of two"
+    return count.bit_length() - 1
 
 
 def fresh_state(memory: Banked) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -116,7 +131,7 @@ def _refresh(t, channel, banks, now, tally):
     tally[REFRESHES] += 1
 
 
-@compiled
+@inlined
 def _burst(t, channel, banks, group, bank, row, write, asked, tally):
     """Serve one burst; return the tick of its column command."""
     now = max(asked, channel[LAST_COLUMN])
@@ -152,6 +167,45 @@ def _burst(t, channel, banks, group, bank, row, write, asked, tally):
     return column
 
 
+@inlined
+def _hits(t, channel, banks, group, bank, row, count, write, tally):
+    """Serve `count` bursts at once, after one of the same request in every group: column commands at an even pace.
+
+    Return the tick of the last column command; -1, with nothing served, if a row is closed or a refresh comes between.
+    """
+    gap = max(t[CCD_L] if t[GROUPS] == 1 else t[CCD_S], t[BURST])
+    column = channel[LAST_COLUMN] + count * gap
+    if column - gap >= channel[REFRESH_DUE]:
+        return -1
+    for other in range(t[GROUPS]):
+        if banks[other * t[BANKS] + bank, OPEN_ROW] != row:
+            return -1
+    recovery = t[CWL] + t[BURST] + t[WR] if write else t[RTP]
+    for back in range(min(count, t[GROUPS])):
+        b = banks[(group + count - 1 - back) % t[GROUPS] * t[BANKS] + bank]
+        b[PRECHARGE_READY] = max(b[PRECHARGE_READY], column - back * gap + recovery)
+    channel[LAST_COLUMN], channel[LAST_GROUP] = column, (group + count - 1) % t[GROUPS]
+    tally[HITS] += count
+    return column
+
+
+@inlined
+def _chunk(t, channel, banks, group, bank, row, count, write, asked, tally):
+    """Serve the bursts of one chunk, all of one row in every group; return the tick of the last column command."""
+    column, left = 0, count
+    while left:
+        if count - left == t[GROUPS]:
+            column = _hits(t, channel, banks, group, bank, row, left, write, tally)
+            if column >= 0:
+                return column
+        column = _burst(t, channel, banks, group, bank, row, write, asked, tally)
+        left -= 1
+        group += 1
+        if group == t[GROUPS]:
+            group = 0
+    return column
+
+
 @compiled
 def serve(t, channel, bank, tally, moves, first, count, write, request, grant):
     """Serve a request asked for at cycle `request` and granted at `grant`.
@@ -159,34 +213,37 @@ def serve(t, channel, bank, tally, moves, first, count, write, request, grant):
     Returns (cycle at which the next request may be granted, cycle at which the last byte has left the part).
     """
     asked = -(-request * t[TICKS] // t[CYCLES])
-    granted = -(-grant * t[TICKS] // t[CYCLES])
-    last, data = granted, granted
+    last = -(-grant * t[TICKS] // t[CYCLES])
+    delay = t[CWL] if write else t[CL]
+    data = last
     chunk_bursts = t[INTERLEAVE] // t[BURST_BYTES]
+    places = chunk_bursts // t[GROUPS]  # columns that a chunk takes in every group
     for m in range(first, first + count):
         move = moves[m]
         for outer in range(move[OUTER]):
             for inner in range(move[INNER]):
                 begin = move[ADDRESS] + outer * move[OUTER_STRIDE] + inner * move[INNER_STRIDE]
-                burst, end = begin // t[BURST_BYTES], (begin + move[SEGMENT] - 1) // t[BURST_BYTES] + 1
+                burst = begin >> t[BURST_SHIFT]
+                end = ((begin + move[SEGMENT] - 1) >> t[BURST_SHIFT]) + 1
+                chunk, skipped = burst >> t[CHUNK_SHIFT], burst & (chunk_bursts - 1)
+                slot = chunk // t[CHANNELS]
+                c, place = chunk - slot * t[CHANNELS], slot * places
+                line, place = place >> t[ROW_SHIFT], place & (t[ROW_BURSTS] - 1)
+                row, b, group = line >> t[BANK_SHIFT], line & (t[BANKS] - 1), skipped & (t[GROUPS] - 1)
                 while burst < end:  # the bursts of one chunk lie in one channel, one after the other
-                    chunk = burst // chunk_bursts
-                    c = chunk % t[CHANNELS]
-                    local = chunk // t[CHANNELS] * chunk_bursts + burst % chunk_bursts
-                    group, place = local % t[GROUPS], local // t[GROUPS]
-                    row, offset = place // t[ROW_BURSTS], place % t[ROW_BURSTS]
-                    row, b = row // t[BANKS], row % t[BANKS]
-                    column = 0
-                    for _ in range(min(end, (chunk + 1) * chunk_bursts) - burst):
-                        column = _burst(t, channel[c], bank[c], group, b, row, write, asked, tally)
-                        burst += 1
-                        group += 1
-                        if group == t[GROUPS]:
-                            group, offset = 0, offset + 1
-                            if offset == t[ROW_BURSTS]:
-                                offset, b = 0, b + 1
-                                if b == t[BANKS]:
-                                    b, row = 0, row + 1
+                    served = min(end - burst, chunk_bursts - skipped)
+                    column = _chunk(t, channel[c], bank[c], group, b, row, served, write, asked, tally)
                     last = max(last, column + t[BURST])
-                    data = max(data, column + t[BURST] + (t[CWL] if write else t[CL]))
+                    data = max(data, column + t[BURST] + delay)
+                    burst += served
+                    group = skipped = 0
+                    c += 1
+                    if c == t[CHANNELS]:
+                        c = 0
+                        place += places
+                        if place == t[ROW_BURSTS]:
+                            place, b = 0, b + 1
+                            if b == t[BANKS]:
+                                b, row = 0, row + 1
     free = max(grant + 1, -(-last * t[CYCLES] // t[TICKS]))
     return free, max(free, -(-data * t[CYCLES] // t[TICKS]))

@@ -36,7 +36,8 @@ def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
     """Return what every layer moves on a gated frame. Ungated layers move what they move in the dense schedule."""
     update, placement = hardware_update(trace, hardware), hardware.gate.placement
     if all(layer.gate == "none" for layer in trace.layers):
-        return dense_traffic(trace.layers, hardware)  # nothing is kept from frame to frame
+        dense = dense_traffic(trace.layers, hardware)  # nothing is kept from frame to frame
+        return [replace(one, kept=layer.skips_channels) for layer, one in zip(trace.layers, dense, strict=True)]
     moves_reference = placement != "none" and trace.update != "previous" and update != "delta"
     gated = Traffic(
         gated=True,
@@ -49,14 +50,18 @@ def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
     wanted = [
         replace(
             one,
-            kept=layer.kept_in_channels is not None or layer.kept_out_channels is not None,
-            zero_inputs=hardware.array.skip_taps and number > 0 and wanted[number - 1].gated
-            and _follows(trace.layers[number - 1], layer),
+            kept=layer.skips_channels,
+            zero_inputs=hardware.array.skip_taps and number > 0 and _gives_zeros(trace.layers[number - 1], layer),
         )
         for number, (layer, one) in enumerate(zip(trace.layers, wanted, strict=True))
-    ]  # fmt: skip
+    ]
     keeps_reference = moves_reference or update == "difference"
     return _resident_state(trace.layers, hardware, wanted, keeps_reference)
+
+
+def _gives_zeros(before: Layer, layer: Layer) -> bool:
+    """Whether a layer reads a map of which the layer before skipped positions."""
+    return before.gate != "none" and _follows(before, layer)
 
 
 def reference_traffic(gated: tuple[Traffic, ...]) -> tuple[Traffic, ...]:

@@ -33,7 +33,7 @@ class Schedule:
 
     def tiles(self, frame: int) -> Tiles:
         """Return the table of one frame."""
-        if not any(one.gated for one in self.traffic):
+        if not self._differs:
             return self._whole
         if self.trace.reference(frame):
             return self._renewed
@@ -41,10 +41,15 @@ class Schedule:
 
     def same_as(self, frame: int) -> int | None:
         """Return which earlier frame has the same table for certain, if any: frames without masks are all alike."""
-        if not any(one.gated for one in self.traffic):
+        if not self._differs:
             return 0 if frame else None
         first = self.trace.reference_frames[0] if self.trace.reference_frames else frame
         return first if self.trace.reference(frame) and frame != first else None
+
+    @cached_property
+    def _differs(self) -> bool:
+        """Whether masks or skipped channels make frames different from one another, or from reference frames."""
+        return any(one.gated or one.kept for one in self.traffic)
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:

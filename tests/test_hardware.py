@@ -181,9 +181,9 @@ def test_every_key_can_be_named():
         ("input_bytes = 131072", "input_bytes = 0", ABOVE.format("buffers.input_bytes", 0, 0)),
         (
             '"output_stationary"',
-            '"row_stationary"',
-            "array.dataflow: input should be 'output_stationary', 'weight_stationary' or 'input_stationary',"
-            " got 'row_stationary'",
+            '"no_stationary"',
+            "array.dataflow: input should be 'output_stationary', 'weight_stationary', 'input_stationary', 'dot_product'"
+            " or 'row_stationary', got 'no_stationary'",
         ),
         (
             'placement = "fused"',

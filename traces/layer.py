@@ -111,6 +111,11 @@ class Layer:
         return self.reduction * self.out_channels
 
     @property
+    def skips_channels(self) -> bool:
+        """Whether fewer channels than the map has are kept."""
+        return self.kept_in_channels is not None or self.kept_out_channels is not None
+
+    @property
     def kept(self) -> Layer:
         """The layer as it runs where channels are skipped: the same map, only the kept channels."""
         ins, outs = self.kept_in_channels or self.in_channels, self.kept_out_channels or self.out_channels

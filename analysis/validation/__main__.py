@@ -26,7 +26,9 @@ COMPARISONS: dict[str, Callable[[Path | None], Comparison]] = {
 
 @click.command(epilog="Example: python -m skipsim.analysis.validation dpacs --json dpacs.json")
 @click.argument("machines", nargs=-1, type=click.Choice(list(COMPARISONS)))
-@click.option("--oracles", type=click.Path(path_type=Path), help="Folder of the published numbers; default: tests/oracles.")
+@click.option(
+    "--oracles", type=click.Path(path_type=Path), help="Folder of the published numbers; default: tests/oracles."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything to this file as well.")
 @click.option("--all", "every", is_flag=True, help="Print every pair, not only the worst of long tables.")
 def main(machines: tuple[str, ...], oracles: Path | None, json_file: Path | None, every: bool) -> None:

@@ -50,7 +50,9 @@ def call_cycles(call: Call, hardware: Hardware) -> int:
     weights, streams = 0, []
     for number, unit in enumerate(call.units):
         last = number + 1 == len(call.units)
-        fetched, streamed = _unit_cycles(call, number, unit_machine(hardware, unit, number == 0 and not call.decides, last))
+        fetched, streamed = _unit_cycles(
+            call, number, unit_machine(hardware, unit, number == 0 and not call.decides, last)
+        )
         weights += fetched
         streams.append(streamed)
     if call.decides:
@@ -128,8 +130,12 @@ def compare(folder: Path | None = None) -> Comparison:
         name = row["mask"] if dense else f"{row['mask']} mask, {spatial:g} of positions, {channel:g} of channels"
         pairs.append(
             Pair(
-                f"{row['impl']}, {name}", "latency in ms", float(row["latency_ms_avg_of_100"]), predicted,
-                f"{row['net']} {'dense' if dense else 'gated'}", dense and row["net"] == "resnet50",
+                f"{row['impl']}, {name}",
+                "latency in ms",
+                float(row["latency_ms_avg_of_100"]),
+                predicted,
+                f"{row['net']} {'dense' if dense else 'gated'}",
+                dense and row["net"] == "resnet50",
             )  # fmt: skip
         )
     return Comparison("DPACS on a ZCU102", SOURCE, tuple(pairs), CALIBRATED, NOTES)

@@ -18,6 +18,8 @@ NOTES = (
     "the sheet is itself a model: cycles of a layer are the largest of its resources, which overlap perfectly",
     "'... + Elwise' layers read a third map (the addition) in the sheet, none in the model; conv1 and the last layer write pooled maps",
     "with the second SRAM the sheet also writes most outputs through to DRAM; the model keeps a map on chip if the next layer reads it",
+    "the sheet counts the weights of 1x1 layers at stride 2 four times, and those of fc1000 over 16 images",
+    "the model's bands skip input rows that no output of a 1x1 layer at stride 2 needs; the sheet reads them",
     "first layer: the sheet pads three channels to four and rounds nothing up",
 )
 
@@ -29,9 +31,19 @@ def layers_of(table: list[dict[str, str]]) -> list[Layer]:
         kernel, stride = int(row["Filter Height R"]), int(row["Vertical Conv Srtide H"])
         layers.append(
             Layer(
-                row["Layer"], int(row["#input feature maps C"]), int(row["Input Height H"]), int(row["Input Width W"]),
-                int(row["#output feature maps K"]), int(row["Height after Conv P"]), int(row["Width after Conv Q"]),
-                kernel, kernel, stride, stride, kernel // 2, kernel // 2,
+                row["Layer"],
+                int(row["#input feature maps C"]),
+                int(row["Input Height H"]),
+                int(row["Input Width W"]),
+                int(row["#output feature maps K"]),
+                int(row["Height after Conv P"]),
+                int(row["Width after Conv Q"]),
+                kernel,
+                kernel,
+                stride,
+                stride,
+                kernel // 2,
+                kernel // 2,
             )  # fmt: skip
         )
     return layers
