@@ -88,7 +88,7 @@ class Plan:
         return list(jobs.values())
 
     def table(self, recorded: Sequence[Recorded], outcome_of: Callable[[str], Mapping[str, Any]]) -> pd.DataFrame:
-        """Make the results table, one row per recording and simulation in their order; outcomes are asked for by key."""
+        """Make the results table, one row per recording and simulation in order; outcomes are asked for by key."""
         return make_table(self._rows(recorded, outcome_of), self.study.simulation.overrides)
 
     def _rows(

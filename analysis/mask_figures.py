@@ -17,13 +17,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from skipsim.analysis.clips import load_clip
-from skipsim.analysis.style import INK, PAGE_INCHES, VERMILLION, styled
+from skipsim.analysis.results import mean_over_clips
+from skipsim.analysis.style import INK, PAGE_INCHES, VERMILION, styled
 from skipsim.analysis.variants import blocks_of
 from skipsim.errors import InputError
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace, load_trace
 
 Frame = NDArray[np.uint8]
+GATE_COLUMNS = ("network", "gate", "threshold", "update", "reset_every")
 MOST_ROWS = 4
 MOST_FRAMES = 5
 LINE_LETTERS = 20  # of a label beside the pictures
@@ -79,14 +81,16 @@ def masks_by_block(
 def mask_figures(directory: Path, table: pd.DataFrame, max_drop: float = 1.0) -> dict[str, Figure]:
     """Return the mask figures of a study: layers of one recording, and block sizes at one threshold.
 
-    The recording is that with the most skipped within `max_drop` points of the dense accuracy. Where frames cannot be
-    read any more, masks are drawn without pictures.
+    The recording is that of the first clip, with the gates that skip most within `max_drop` points of dense accuracy
+    on average over the clips. Where frames cannot be read any more, masks are drawn without pictures.
     """
     rows = table[(table["error"] == "") & (table["gate"] != "none")].drop_duplicates("trace_hash")
     if rows.empty:
         return {}
-    allowed = rows[~(rows["quality_drop"] > max_drop)]
-    best = (allowed if len(allowed) else rows).sort_values("mac_reduction", ascending=False, kind="stable").iloc[0]
+    mean = mean_over_clips(rows)
+    allowed = mean[~(mean["quality_drop"] > max_drop)]
+    most = (allowed if len(allowed) else mean).sort_values("mac_reduction", ascending=False, kind="stable").iloc[0]
+    best = _alike(rows, most, (*GATE_COLUMNS, "block")).iloc[0]
     entries = {entry["trace_hash"]: entry for entry in _provenance(directory)}
     if best["trace_hash"] not in entries:
         raise InputError(f"{directory / 'provenance.json'}: does not name the trace of {best['trace_hash'][:12]}...")
@@ -94,15 +98,20 @@ def mask_figures(directory: Path, table: pd.DataFrame, max_drop: float = 1.0) ->
     frames = _frames(entry)
     trace = load_trace(directory / entry["trace"])
     figures = {"gate-masks": masks_of_layers(trace, frames)}
-    same = rows
-    for key in ("network", "clip", "gate", "threshold", "update", "reset_every"):
-        same = same[(same[key] == best[key]) | (same[key].isna() & pd.isna(best[key]))]
+    same = _alike(rows, best, (*GATE_COLUMNS, "clip"))
     order = list(blocks_of(same))
     same = same[same["block"] != "mixed"].sort_values("block", key=lambda names: names.map(order.index), kind="stable")
     if len(same) > 1 and same["block"].is_unique and entry.get("clip"):
         traces = [load_trace(directory / entries[found]["trace"]) for found in same["trace_hash"]]
         figures["gate-masks-by-block"] = masks_by_block(traces, frames)
     return figures
+
+
+def _alike(rows: pd.DataFrame, one: pd.Series[Any], columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows that have the values of one in some columns; missing values are alike."""
+    for name in columns:
+        rows = rows[rows[name].isna() if pd.isna(one[name]) else rows[name] == one[name]]
+    return rows
 
 
 def _provenance(directory: Path) -> list[dict[str, Any]]:
@@ -188,7 +197,7 @@ def _mask_panel(axis: Axes, row: _Row, frame: int, picture: Frame | None, shape:
     )
     down = np.append(np.arange(layer.grid_rows) * layer.block_rows, layer.out_rows) * (shape[0] / layer.out_rows)
     across = np.append(np.arange(layer.grid_cols) * layer.block_cols, layer.out_cols) * (shape[1] / layer.out_cols)
-    axis.add_collection(LineCollection(_outline(mask, down, across), colors=VERMILLION, linewidths=0.6))
+    axis.add_collection(LineCollection(_outline(mask, down, across), colors=VERMILION, linewidths=0.6))
     axis.text(
         0.97,
         0.04,

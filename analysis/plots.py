@@ -29,7 +29,7 @@ from skipsim.analysis.style import (
     PALE,
     PURPLE,
     SKY,
-    VERMILLION,
+    VERMILION,
     YELLOW,
     panels,
     save,
@@ -38,7 +38,7 @@ from skipsim.analysis.style import (
 from skipsim.analysis.variants import Variant, blocks_of, short, tile_name, tiles_of, variants_of
 from skipsim.errors import InputError
 
-GROUP_COLOURS = dict(zip(CAUSE_GROUPS, (BLUE, GREY, PURPLE, YELLOW, ORANGE, VERMILLION, SKY, GREEN, PALE), strict=True))
+GROUP_COLOURS = dict(zip(CAUSE_GROUPS, (BLUE, GREY, PURPLE, YELLOW, ORANGE, VERMILION, SKY, GREEN, PALE), strict=True))
 MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of the figure together
 LEGEND_COLUMNS = 6
 DOTTED = (0, (1, 2))

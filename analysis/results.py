@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import fastparquet  # type: ignore[import-untyped]
+import fastparquet
 import pandas as pd
 
 from skipsim.atomic import replacing

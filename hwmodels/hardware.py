@@ -63,7 +63,9 @@ class Array(_Table):
     cols: Count
     dataflow: Dataflow
     holds: Literal["inputs", "sums"] = Field("inputs", description="dot_product: what stays while the other changes")
-    fill_cycles: Cycles = Field(0, description="dot_product: to fill the pipeline each time other inputs or sums are held")
+    fill_cycles: Cycles = Field(
+        0, description="dot_product: to fill the pipeline each time other inputs or sums are held"
+    )
     weights_per_cycle: Rate = Field(math.inf, description="row_stationary: filter values loaded per cycle")
     winograd: bool = Field(default=False, description="3x3 kernels at stride 1 as F(2x2, 3x3): 4 products instead of 9")
     skip_taps: bool = Field(

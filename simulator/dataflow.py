@@ -104,10 +104,11 @@ def input_stationary(work: Convolution, array: Array) -> ArrayCost:
 def dot_product(work: Convolution, array: Array) -> ArrayCost:
     """Each column sums R products of one filter in one cycle.
 
-    A pixel takes ceil(K/R) ceil(N/C) cycles, and fills the pipeline for every group of R inputs held while all filters pass, or
-    for every group of C sums held while all inputs pass. NVDLA's array (unit description, "Convolution MAC") with R = Atomic-C
-    and C = Atomic-K has no fill, because weights stay for a stripe of pixels; the units of DPACS drain their pipeline (CASR-HKU/DPACS,
-    conv.h: 3x3 hold inputs, 1x1 hold sums). Winograd F(2x2, 3x3): 16 products for 4 outputs (Lavin and Gray, CVPR 2016).
+    A pixel takes ceil(K/R) ceil(N/C) cycles, and fills the pipeline for every group of R inputs held while all filters
+    pass, or for every group of C sums held while all inputs pass. NVDLA's array (unit description, "Convolution MAC")
+    with R = Atomic-C and C = Atomic-K has no fill: weights stay for a stripe of pixels; the units of DPACS drain
+    their pipeline (CASR-HKU/DPACS, conv.h: 3x3 hold inputs, 1x1 hold sums). Winograd F(2x2, 3x3): 16 products for 4
+    outputs (Lavin and Gray, CVPR 2016).
     """
     winograd = array.winograd and uses_winograd(work)
     products = 4 * work.channels if winograd else work.reduction
@@ -126,10 +127,10 @@ def uses_winograd(work: Convolution) -> bool:
 def row_stationary(work: Convolution, array: Array) -> ArrayCost:
     """One filter row and one input row meet in a processing element and give sums of one output row.
 
-    Chen et al., Eyeriss, IEEE JSSC 52 (2017), section III: a filter plane on a tile takes kernel_rows x tile_rows elements for
-    kernel_cols x tile_cols cycles. Tiles of more rows than the array has columns are cut into strips; as many sets as fit
-    run side by side (strips, filters, channels). Before it runs, each filter plane is loaded: once for all strips that
-    run together, `weights_per_cycle` values at a time.
+    Chen et al., Eyeriss, IEEE JSSC 52 (2017), section III: a filter plane on a tile takes kernel_rows x tile_rows
+    elements for kernel_cols x tile_cols cycles. Tiles of more rows than the array has columns are cut into strips; as
+    many sets as fit run side by side (strips, filters, channels). Before it runs, each filter plane is loaded: once for
+    all strips that run together, `weights_per_cycle` values at a time.
     """
     strip = min(work.tile_rows, array.cols)
     strips = -(-work.tile_rows // strip)

@@ -81,8 +81,8 @@ def test_every_number_says_where_it_comes_from(name):
 @pytest.mark.parametrize("name", machines())
 def test_a_stream_promises_no_more_than_its_part_can_give(name):
     machine = load_hardware(name)
-    if machine.dram.part is None:
-        assert machine.dram.rule == "ideal"
+    if machine.dram.part is None:  # published machines: the rate itself has a source
+        assert machine.dram.rule == "ideal" or not machine.source.startswith("assumed")
         return
     part, channels = dram_part(machine.dram.part), machine.dram.channels
     assert channels is not None
@@ -182,8 +182,8 @@ def test_every_key_can_be_named():
         (
             '"output_stationary"',
             '"no_stationary"',
-            "array.dataflow: input should be 'output_stationary', 'weight_stationary', 'input_stationary', 'dot_product'"
-            " or 'row_stationary', got 'no_stationary'",
+            "array.dataflow: input should be 'output_stationary', 'weight_stationary', 'input_stationary',"
+            " 'dot_product' or 'row_stationary', got 'no_stationary'",
         ),
         (
             'placement = "fused"',

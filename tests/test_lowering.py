@@ -5,14 +5,24 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Plan, Share, Traffic, plan, plan_arrays
-from skipsim.simulator.tiles import INPUT, LAST, OUTPUT, ROW_COLUMNS, STAGE_COLUMNS, UNIT, WORK_COLUMNS
+from skipsim.simulator.tiles import (
+    INPUT,
+    LAST,
+    OUTPUT,
+    REQUEST_COLUMNS,
+    ROW_COLUMNS,
+    STAGE_COLUMNS,
+    UNIT,
+    WORK_COLUMNS,
+    Tiles,
+)
 from skipsim.traces.layer import Layer
 
 BASE = load_hardware("systolic-32x32")
@@ -30,11 +40,16 @@ class Case:
     traffic: Traffic
     mask: np.ndarray  # bool [grid_rows, grid_cols]
 
+    def tiles(self, bases: np.ndarray | None = None) -> Tiles:
+        """Lower the case."""
+        planned = plan(self.layer, self.hardware, self.tile, self.traffic)
+        bits = self.mask.astype(np.uint8).ravel()
+        return lower(bits, np.zeros(1, np.int64), *plan_arrays([planned]), bases)
+
     def table(self) -> tuple[list[Row], Row, Row, Plan, tuple[Share, ...]]:
         """Lower the case: rows, stage and work by name, and how the layer was cut."""
         planned = plan(self.layer, self.hardware, self.tile, self.traffic)
-        bits = self.mask.astype(np.uint8).ravel()
-        tiles = lower(bits, np.zeros(1, np.int64), *plan_arrays([planned]))
+        tiles = self.tiles()
         rows = [dict(zip(ROW_COLUMNS, map(int, row), strict=True)) for row in tiles.rows]
         stage = dict(zip(STAGE_COLUMNS, map(int, tiles.stages[0]), strict=True))
         work = dict(zip(WORK_COLUMNS, map(int, tiles.work[0]), strict=True))
@@ -98,12 +113,14 @@ class Moved:
     bytes: int = 0
     dram_bytes: int = 0
     chip_bytes: int = 0
-    first_stream_bytes: int = field(default=0)
+    cells: list[tuple[str, frozenset[int]]] = field(default_factory=list)  # region and addresses of streams in DRAM
 
-    def add(self, addresses: set[int], bits: int, in_dram: bool) -> None:
+    def add(self, addresses: set[int], bits: int, in_dram: bool, region: str) -> None:
         """Add a stream: find its runs of neighbouring addresses one by one."""
         if not addresses:
             return
+        if in_dram:
+            self.cells.append((region, frozenset(addresses)))
         lengths, previous = [], None
         for address in sorted(addresses):
             if previous is not None and address == previous + 1:
@@ -119,8 +136,6 @@ class Moved:
             self.dram_bytes += sum(-(-size // self.burst) * self.burst for size in sizes)
         else:
             self.chip_bytes += sum(sizes)
-        if self.streams == 1:
-            self.first_stream_bytes = sum(sizes)
 
 
 def addresses(hardware: Hardware, pixels: Pixels, map_size: tuple[int, int, int], channels: range) -> set[int]:
@@ -186,15 +201,15 @@ def weights_once_is_cheaper(case: Case, all_packs: list, shares: tuple[Share, ..
     for pack in all_packs:
         for _, outputs in pack:
             cells = addresses(case.hardware, window(layer, outputs), size, range(layer.in_channels))
-            inputs.add(cells, case.hardware.precision.activation_bits, traffic.input_in_dram)
+            inputs.add(cells, case.hardware.precision.activation_bits, traffic.input_in_dram, "input")
             if traffic.reads_reference:
-                inputs.add(cells, case.hardware.precision.activation_bits, traffic.reference_in_dram)
+                inputs.add(cells, case.hardware.precision.activation_bits, traffic.reference_in_dram, "reference")
     weights = sum(share.weight_bytes for share in shares)
     return splits * inputs.dram_bytes + weights <= inputs.dram_bytes + len(all_packs) * weights
 
 
-def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list[Row], Row]:
-    """Make rows and work for the cut that the plan chose, by loops over everything that moves."""
+def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list[Row], Row, list[tuple[Moved, Moved]]]:
+    """Make rows, work and what each row reads and writes, for the cut that the plan chose, by loops over all that moves."""
     layer, hardware, traffic = case.layer, case.hardware, case.traffic
     bits, memory = hardware.precision, hardware.dram
     rate = float("inf") if memory.rule == "ideal" else memory.bytes_per_cycle
@@ -215,6 +230,7 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
         else [(split, pack) for split in range(splits) for pack in range(len(all_packs))]
     )
     rows: list[Row] = []
+    moves: list[tuple[Moved, Moved]] = []
     work = dict.fromkeys(WORK_COLUMNS, 0)
     state_bits = (bits.state_bits or bits.activation_bits) if traffic.reads_state else bits.activation_bits
     fetched_once: set[int] = set()
@@ -240,25 +256,26 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
                 its_outputs = addresses(hardware, outputs, out_map, outs)
                 if gathers:
                     cells = addresses(hardware, inputs_of(case, pack, number), in_map, ins)
-                    read.add(cells, bits.activation_bits, traffic.input_in_dram)
+                    read.add(cells, bits.activation_bits, traffic.input_in_dram, "input")
                     if traffic.reads_reference:
-                        read.add(cells, bits.activation_bits, traffic.reference_in_dram)
+                        read.add(cells, bits.activation_bits, traffic.reference_in_dram, "reference")
                     work["input_buffer_bytes"] += read.bytes
                 if chunk == 0 and traffic.reads_state:
-                    read.add(its_outputs, state_bits, traffic.output_in_dram)
+                    read.add(its_outputs, state_bits, traffic.output_in_dram, "output")
                 fused = traffic.gated and hardware.gate.placement == "fused"
                 if chunk == 0 and fused and not traffic.writes_delta:
-                    read.add(its_outputs, bits.activation_bits, traffic.reference_in_dram)
+                    read.add(its_outputs, bits.activation_bits, traffic.reference_in_dram, "next_reference")
                 compared = 0
                 if chunk == chunks - 1:
-                    write.add(its_outputs, state_bits, traffic.output_in_dram)
+                    write.add(its_outputs, state_bits, traffic.output_in_dram, "output")
                     work["output_buffer_bytes"] += write.bytes
                     if traffic.writes_delta:
-                        write.add(its_outputs, bits.activation_bits, traffic.output_in_dram)
+                        write.add(its_outputs, bits.activation_bits, traffic.output_in_dram, "delta")
                     if traffic.writes_reference and split == 0:
                         moved = addresses(hardware, footprint(layer, outputs), in_map, range(layer.in_channels))
-                        write.add(moved, bits.activation_bits, traffic.reference_in_dram)
+                        write.add(moved, bits.activation_bits, traffic.reference_in_dram, "reference")
                     compared = len(outputs) * len(outs) * fused
+                moves.append((read, write))
                 pixels += len(outputs)
                 flags = 0
                 if number == 0:
@@ -308,7 +325,7 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
         "gate_read_bytes": gate_bytes,
         "global_buffer_bytes": work["global_buffer_bytes"] + gate_chip_bytes,
     }
-    return rows, work
+    return rows, work, moves
 
 
 def gate_before(case: Case) -> tuple[int, int, int, int]:
@@ -465,7 +482,7 @@ def test_the_table_is_what_loops_over_pixels_and_addresses_give(case):
         assert smallest_need(case), f"refused, but a pass of one channel would fit: {error}"
         return
     check_cut(case, planned, shares)
-    expected_rows, expected_work = expected(case, planned, shares)
+    expected_rows, expected_work, _ = expected(case, planned, shares)
     assert len(rows) == len(expected_rows)
     for number, (row, wanted) in enumerate(zip(rows, expected_rows, strict=True)):
         assert row == wanted, f"row {number}"
@@ -511,6 +528,73 @@ def smallest_need(case: Case) -> bool:
             (sums, buffers.output_bytes),
         )
     )
+
+
+# A banked memory is told where the bytes lie instead of how long they take.
+
+REGIONS = ("input", "reference", "output", "next_reference", "delta", "weights")
+BASES = np.array([[0, 10_000, 20_000, 30_000, 40_000, 50_000]], np.int64) * 7  # unaligned, and far enough apart
+BURST = 32  # bytes, of the part below
+
+
+@settings(max_examples=150, derandomize=True)
+@given(case=cases(), activation_bits=st.sampled_from([8, 16]), state_bits=st.sampled_from([8, 32]))
+def test_a_banked_memory_is_asked_for_exactly_the_bytes_of_the_real_layout(case, activation_bits, state_bits):
+    banked = {"dram.rule": "banked", "dram.part": "LPDDR4X-4266", "dram.channels": 2}
+    widths = {"precision.activation_bits": activation_bits, "precision.state_bits": state_bits}
+    case = replace(case, hardware=case.hardware.replace(**banked, **widths))
+    assume_that_it_fits(case)
+    tiles = case.tiles(BASES)
+    # the same cut and order of loops as with a memory of the same bursts; with other bursts another order may be cheaper
+    same_bursts = replace(case, hardware=case.hardware.replace(**{"dram.rule": "stream", "dram.burst_bytes": BURST}))
+    assume(plan(case.layer, same_bursts.hardware, case.tile, case.traffic)[0].splits == 1)
+    planned = plan(case.layer, case.hardware, case.tile, case.traffic)
+    _, _, moves = expected(same_bursts, *planned)
+    assert len(tiles.rows) == len(tiles.requests) == len(moves)
+    touched_by_all = 0
+    for row, request, (read, write) in zip(tiles.rows, tiles.requests, moves, strict=True):
+        named = dict(zip(ROW_COLUMNS, map(int, row), strict=True))
+        for what, moved in (("read", read), ("write", write)):
+            first, count = (int(request[REQUEST_COLUMNS.index(f"{what}_{n}")]) for n in ("first", "moves"))
+            assert named[what] == (1 if moved.cells else 0)
+            asked = [segments(move) for move in tiles.moves[first : first + count].tolist()]
+            assert sorted(map(sorted, asked)) == sorted(sorted(byte_runs(case, *cells)) for cells in moved.cells)
+            if what == "read":
+                touched_by_all += sum(bursts_touched(run) for runs in asked for run in runs)
+    work = dict(zip(WORK_COLUMNS, map(int, tiles.work[0]), strict=True))
+    assert work["dram_read_bytes"] - work["weight_read_bytes"] - work["gate_read_bytes"] == touched_by_all * BURST
+
+
+def assume_that_it_fits(case: Case) -> None:
+    try:
+        plan(case.layer, case.hardware, case.tile, case.traffic)
+    except InputError:
+        assume(False)
+
+
+def segments(move: list[int]) -> list[tuple[int, int]]:
+    """Return (address, bytes) of every segment of a move."""
+    address, size, inner, inner_stride, outer, outer_stride = move
+    return [
+        (address + high * outer_stride + low * inner_stride, size) for high in range(outer) for low in range(inner)
+    ]
+
+
+def byte_runs(case: Case, region: str, cells: frozenset[int]) -> list[tuple[int, int]]:
+    """Return (address, bytes) of every run of neighbouring values of a map that begins at its region's base."""
+    bits = case.hardware.precision
+    width = bits.state_bits if region == "output" and case.traffic.reads_state else bits.activation_bits
+    assert width is not None
+    base, runs = int(BASES[0, REGIONS.index(region)]), []
+    for cell in sorted(cells):
+        if cell - 1 not in cells:
+            runs.append([base + cell * width // 8, 0])
+        runs[-1][1] += width // 8
+    return [(address, size) for address, size in runs]
+
+
+def bursts_touched(run: tuple[int, int]) -> int:
+    return (run[0] + run[1] - 1) // BURST - run[0] // BURST + 1
 
 
 # Closed forms for single mechanisms.

@@ -22,7 +22,12 @@ PYTHON, SHELL, TOML = ([text for kind, text in BLOCKS if kind == wanted] for wan
 OUTPUT = next(text for kind, text in BLOCKS if kind == "text")
 LINES = "".join(SHELL).splitlines()
 COMMANDS = sorted({*LINES, *re.findall(r"`(skipsim .*?)`", README)})
-LISTS = {"GATES": "traces/gates.py", "MODELS": "traces/models/__init__.py", "DATAFLOWS": "simulator/dataflow.py"}
+LISTS = {
+    "GATES": "traces/gates.py",
+    "MODELS": "traces/models/__init__.py",
+    "DATAFLOWS": "simulator/dataflow.py",
+    "COMPARISONS": "analysis/validation/__main__.py",
+}
 
 
 def execute(command, folder):

@@ -366,8 +366,13 @@ def test_the_json_form_has_designs_keys(only_dense):
 # Both engines behind the same door.
 
 
-@pytest.mark.parametrize("update", ["recompute", "previous", "accumulate"])
-@pytest.mark.parametrize("name", machines())
+def fitting_updates(name: str) -> tuple[str, ...]:
+    """Return the update forms of traces that a machine can run; one built for a single form fits no other."""
+    fixed = {"recompute": ("recompute",), "difference": ("previous", "accumulate"), "delta": ("previous", "accumulate")}
+    return fixed.get(load_hardware(name).layer.update, ("recompute", "previous", "accumulate"))
+
+
+@pytest.mark.parametrize(("name", "update"), [(name, update) for name in machines() for update in fitting_updates(name)])
 def test_both_engines_give_the_same_report(name, update):
     trace, hardware = clip(update), load_hardware(name)
     for tile in (2, "full"):
@@ -380,8 +385,8 @@ def test_both_engines_give_the_same_report(name, update):
 
 
 @pytest.mark.parametrize("name", machines())
-def test_a_cluttered_trace_runs_on_every_machine(name):
-    report = simulate(clip(), load_hardware(name), tile="auto")
+def test_a_trace_runs_on_every_machine(name):
+    report = simulate(clip(fitting_updates(name)[0]), load_hardware(name), tile="auto")
     assert report.cycles > 0
     assert report.dense.cycles > 0
     assert report.mac_reduction > 1

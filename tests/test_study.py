@@ -104,7 +104,7 @@ def test_own_machines_lie_beside_the_study(tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    ("threshold =", "treshold =", "unknown axis 'recording.treshold'; did you mean 'threshold'?"),
+    ("threshold =", "thresholdd =", "unknown axis 'recording.thresholdd'; did you mean 'threshold'?"),
     ("tile =", "tiles =", "unknown axis 'simulation.tiles'; did you mean 'tile'?"),
     (
         "bytes_per_cycle",
@@ -125,8 +125,8 @@ MISTAKES = [
     ("[0.02, 1]", '["a"]', "recording.threshold: input should be a valid number, got 'a'"),
     (
         '"accumulate"',
-        '"acumulate"',
-        "recording.update: input should be 'previous', 'accumulate' or 'recompute', got 'ac",
+        '"accumulat"',
+        "recording.update: input should be 'previous', 'accumulate' or 'recompute', got 'accumulat'",
     ),
     ("steps = 3", "steps = 1", "simulation.dram.bytes_per_cycle: steps of a range must be a whole number >= 2, not 1"),
     ("from = 8", "form = 8", "simulation.dram.bytes_per_cycle: unknown key 'form' of a range; did you mean 'from'?"),
@@ -138,7 +138,11 @@ MISTAKES = [
     ('"edge-npu", ', '"edge-npuu", ', "hardware 'edge-npuu' is unknown; did you mean 'edge-npu'?"),
     ('"auto-npu"', '"absent.toml"', "absent.toml': no such file"),
     ("from = 8", "from = -8", "hardware 'edge-npu': dram.bytes_per_cycle: input should be greater than 0, got -8"),
-    ('"separate"', '"seperate"', "hardware 'edge-npu': gate.placement: input should be 'none', 'separate', 'fused' or"),
+    (
+        '"separate"',
+        '"separated"',
+        "hardware 'edge-npu': gate.placement: input should be 'none', 'separate', 'fused' or",
+    ),
     ("name =", "name", "not valid TOML: "),
 ]
 

@@ -92,7 +92,7 @@ class Layer:
 
     @property
     def reduction(self) -> int:
-        """Products summed into one output value: kernel area x input channels of one group (K of the matrix product)."""
+        """Products summed into one output value: kernel area x input channels of one group (K of the product)."""
         return self.kernel_rows * self.kernel_cols * (self.in_channels // self.groups)
 
     @property

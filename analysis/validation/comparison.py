@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def summary(self) -> list[dict[str, Any]]:
-        """Return count, median and maximum of the absolute relative errors by group and quantity, fitted pairs left out."""
+        """Return count, median and maximum of the absolute errors by group and quantity, fitted pairs left out."""
         keys = dict.fromkeys((pair.group, pair.quantity) for pair in self.pairs if not pair.calibrated)
         return [
             {

@@ -1,7 +1,7 @@
 """DPACS on a ZCU102: latency of ResNets, measured by its authors, dense and with random masks.
 
 A call runs as a pipeline: all weights are fetched, then positions stream through the units side by side. Each unit is
-simulated by itself, on the machine with an array of the unit's size; the call takes launch + all weights + the slowest unit.
+simulated by itself, on the machine with an array of its size; the call takes launch + all weights + the slowest unit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ NOTES = (
 )
 FREE = {"gather.setup_cycles": 0, "gather.bytes_per_cycle": float("inf")}  # positions arrive from the unit before
 SENT_ON = {"scatter.setup_cycles": 0, "scatter.bytes_per_cycle": float("inf")}  # ... and leave to the next
-# Sizes of the units that are not the machine file's: para.h (PI_0, PO_0, PI_1, PO_1, P4) and top.cpp, first_layer_wrap<64, 64, 8, 64>.
+# Sizes of the units that are not the machine file's: PI_0, PO_0, PI_1, PO_1, P4 (para.h), first_layer_wrap<64, 64, 8,
+# 64> (top.cpp). The mask unit multiplies inputs as they arrive, sixteen a cycle: it adds the fill of its pipeline.
 UNITS = {"reduce": (64, 16), "expand": (16, 64), "mask": (2048, 1), "stem": (36, 8)}
 
 
@@ -95,7 +96,7 @@ def latency_ms(workload: Workload, hardware: Hardware) -> float:
 
 
 def calibrate(folder: Path | None = None) -> tuple[int, int]:
-    """Return the fill and launch cycles that fit the dense rows of ResNet-50 best: least squares of the relative errors.
+    """Return the fill and launch cycles that fit the dense rows of ResNet-50 best: least squares of relative errors.
 
     Fill cycles are tried one by one; for each, the best launch has a closed form, because latency is linear in it.
     """
@@ -128,14 +129,7 @@ def compare(folder: Path | None = None) -> Comparison:
         predicted = latency_ms(workload, load_hardware(f"dpacs-zcu102-{row['impl']}"))
         dense = row["mask"] == "dense"
         name = row["mask"] if dense else f"{row['mask']} mask, {spatial:g} of positions, {channel:g} of channels"
-        pairs.append(
-            Pair(
-                f"{row['impl']}, {name}",
-                "latency in ms",
-                float(row["latency_ms_avg_of_100"]),
-                predicted,
-                f"{row['net']} {'dense' if dense else 'gated'}",
-                dense and row["net"] == "resnet50",
-            )  # fmt: skip
-        )
+        group = f"{row['net']} {'dense' if dense else 'gated'}"
+        measured, fitted = float(row["latency_ms_avg_of_100"]), dense and row["net"] == "resnet50"
+        pairs.append(Pair(f"{row['impl']}, {name}", "latency in ms", measured, predicted, group, fitted))
     return Comparison("DPACS on a ZCU102", SOURCE, tuple(pairs), CALIBRATED, NOTES)

@@ -1,9 +1,9 @@
-"""ResNet-50 and ResNet-101 as the DPACS driver runs them: calls of the accelerator, each up to three convolutions in a row.
+"""ResNet-50 and ResNet-101 as the DPACS driver runs them: calls of the accelerator, each up to three convolutions.
 
-Read off drive/ZCU102/resnet_bottleneck_{dense,sparse}.py of CASR-HKU/DPACS at commit ee50035. The driver times calls with
-random data and leaves out what the accelerator does not do: the first layer is 3x3, there is no pooling, the first stage
-has no projection. Masks are random positions ("block" = every residual block draws its own, "resolution" = the blocks of a
-stage share one), skipped channels whole groups of 64 in the third stage, and narrower layers in the last.
+Read off drive/ZCU102/resnet_bottleneck_{dense,sparse}.py of CASR-HKU/DPACS at commit ee50035. The driver times calls
+with random data and leaves out what the accelerator does not do: the first layer is 3x3, there is no pooling, the first
+stage has no projection. Masks are random positions ("block" = every residual block draws its own, "resolution" = the
+blocks of a stage share one), skipped channels whole groups of 64 in the third stage, and narrower layers in the last.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Workload:
-    """What one measurement ran: `mask` = "dense", "block" or "resolution", and the shares of positions and channels kept."""
+    """What one measurement ran: `mask` = "dense", "block" or "resolution", shares of positions and channels kept."""
 
     network: str
     mask: str
@@ -86,10 +86,11 @@ class _Driver:
         ]
 
     def _drawn(self, side: int) -> Mask:
-        return self.random.random((side, side)) < self.workload.spatial
+        drawn: Mask = self.random.random((side, side)) < self.workload.spatial
+        return drawn
 
     def _strided(self, name: str, side: int, ins: int, outs: int, unit: str) -> Call:
-        """A 1x1 convolution at stride 2: the dense design gets a shrunk map, the gated one a mask of every fourth position."""
+        """A 1x1 convolution at stride 2: the dense design gets a shrunk map, the gated one a mask of one in four."""
         if self.dense:
             return Call((_layer(name, ins, side // 2, outs),), (unit,))
         mask = np.zeros((side, side), np.bool_)
@@ -145,7 +146,8 @@ def _reached(mask: Mask) -> Mask:
     padded = np.pad(mask, 1)
     side = mask.shape[0] // 2
     taps = [padded[row : row + 2 * side : 2, col : col + 2 * side : 2] for row in range(3) for col in range(3)]
-    return np.logical_or.reduce(taps)
+    reached: Mask = np.logical_or.reduce(taps)
+    return reached
 
 
 def _layer(

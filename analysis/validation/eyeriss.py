@@ -19,9 +19,9 @@ SOURCE = "Chen et al., IEEE JSSC 52 (2017), table V: AlexNet, batch 4, 200 MHz"
 BATCH = 4
 NOTES = (
     "tiles are those of table III: e rows of one image, or whole images, n of them side by side",
-    "the chip codes zeros of feature maps by run lengths; the model's traffic is uncoded. 'coded' scales maps by 4/3 x the share of "
-    "non-zeros that table V gives for the layer's inputs (three 21-bit pairs in 64 bits), outputs by that of the next layer",
-    "the model fetches filters once per pass of n images, the chip once per tile: CONV1, in eight tiles per image, is 2 MB short",
+    "the chip codes zeros of feature maps by run lengths, the model does not: 'coded' scales maps by 4/3 (three 21-bit "
+    "pairs in 64 bits) x the share of non-zeros that table V gives for the layer's inputs, outputs by the next layer's",
+    "the model fetches filters once per pass of n images, the chip once per tile: CONV1, eight tiles, is 2 MB short",
     "CONV1 at 11 x 7 elements twice, CONV2 at 5 x 27, the others at 3 x 13 four times: as table III maps them",
 )
 CODED = 4 / 3  # 64 bits hold three values of 16 bits with run lengths of 5 bits: JSSC, section IV
@@ -29,7 +29,7 @@ CODED = 4 / 3  # 64 bits hold three values of 16 bits with run lengths of 5 bits
 
 @dataclass(frozen=True)
 class Mapped:
-    """One convolution of AlexNet with the mapping of table III: `images` share a pass; groups are layers of their own."""
+    """One convolution of AlexNet with the mapping of table III: `images` share a pass; each group is a layer."""
 
     name: str
     channels: int

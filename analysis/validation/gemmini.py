@@ -12,7 +12,7 @@ from skipsim.traces.topology import topology_trace
 
 SOURCE = "pull requests 69 (February 2021: 153,709,356 cycles, batch 4) and 90 (March 2021) of ucb-bar/gemmini"
 NOTES = (
-    "two states of the same hardware's software, a month apart: the model, which plans tiles well, should lie above both",
+    "two states of the same hardware's software, a month apart; the model is faster than both",
     "the model has neither the shared cache, nor page walks, nor the additions and poolings that the figures contain",
 )
 PUBLISHED = (("ResNet-50, pull request 69", 0.40), ("ResNet-50, pull request 90", 0.51))

@@ -1,8 +1,9 @@
-"""NVDLA: MAC cycles, DRAM cycles and cycles of ResNet-50's layers, from its open performance sheet, with and without a second SRAM."""
+"""NVDLA: MAC, DRAM and all cycles of ResNet-50's layers, from its open performance sheet, with and without an SRAM."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from skipsim.analysis.validation.comparison import Comparison, Pair
 from skipsim.analysis.validation.layers import whole
@@ -14,10 +15,18 @@ from skipsim.traces.layer import Layer
 FILE = "nvdla/resnet50.csv"
 SOURCE = "open performance sheet of nvdla/hw, ResNet-50, int8, 1 GHz"
 MACHINES = {"nvdla-full": "", "nvdla-no-sram": ".1"}  # columns of the second result group carry the same names again
+COLUMNS = {
+    "in_channels": "#input feature maps C",
+    "in_rows": "Input Height H",
+    "in_cols": "Input Width W",
+    "out_channels": "#output feature maps K",
+    "out_rows": "Height after Conv P",
+    "out_cols": "Width after Conv Q",
+}
 NOTES = (
     "the sheet is itself a model: cycles of a layer are the largest of its resources, which overlap perfectly",
-    "'... + Elwise' layers read a third map (the addition) in the sheet, none in the model; conv1 and the last layer write pooled maps",
-    "with the second SRAM the sheet also writes most outputs through to DRAM; the model keeps a map on chip if the next layer reads it",
+    "layers with an addition read a third map in the sheet, not in the model; the first and last write pooled maps",
+    "with the second SRAM the sheet still writes most outputs to DRAM; the model keeps a map that the next layer reads",
     "the sheet counts the weights of 1x1 layers at stride 2 four times, and those of fc1000 over 16 images",
     "the model's bands skip input rows that no output of a 1x1 layer at stride 2 needs; the sheet reads them",
     "first layer: the sheet pads three channels to four and rounds nothing up",
@@ -29,22 +38,19 @@ def layers_of(table: list[dict[str, str]]) -> list[Layer]:
     layers = []
     for row in table:
         kernel, stride = int(row["Filter Height R"]), int(row["Vertical Conv Srtide H"])
+        size: dict[str, Any] = {field: int(row[column]) for field, column in COLUMNS.items()}
+        padding = kernel // 2
         layers.append(
             Layer(
                 row["Layer"],
-                int(row["#input feature maps C"]),
-                int(row["Input Height H"]),
-                int(row["Input Width W"]),
-                int(row["#output feature maps K"]),
-                int(row["Height after Conv P"]),
-                int(row["Width after Conv Q"]),
-                kernel,
-                kernel,
-                stride,
-                stride,
-                kernel // 2,
-                kernel // 2,
-            )  # fmt: skip
+                **size,
+                kernel_rows=kernel,
+                kernel_cols=kernel,
+                stride_rows=stride,
+                stride_cols=stride,
+                padding_top=padding,
+                padding_left=padding,
+            )
         )
     return layers
 

@@ -17,7 +17,7 @@ NOTES = (
     "the published CNNs and LSTMs are left out: their layers' shapes are not public and matter",
     "the chip spends 17.5 % of MLP0's cycles in neither weights nor matrix work (table 3), the model none",
 )
-# Name, layers, weights, batch (table 1), and 10^12 operations per second (table 3); a multiply-accumulate is two operations.
+# Name, layers, weights, batch (table 1), 10^12 operations per second (table 3): two per multiply-accumulate.
 PERCEPTRONS = (("MLP0", 5, 20_000_000, 200, 12.3), ("MLP1", 4, 5_000_000, 168, 9.7))
 
 

@@ -1,0 +1,125 @@
+"""Does a sweep record what its study asks for, once, and check first what can be wrong with it?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skipsim.analysis.sweep import Pending, pending, sweep
+from skipsim.errors import InputError
+from skipsim.traces.trace import load_trace
+
+OWN = """
+from torch import manual_seed, nn
+
+def make():
+    manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
+
+class Broken(nn.Sequential):
+    def forward(self, x):
+        raise RuntimeError("out of ideas")
+
+def broken():
+    return Broken(nn.Conv2d(3, 2, 1))
+"""
+OWN_STUDY = """
+name = "own"
+[recording]
+network = ["own_network:make"]
+clip = "clip.npy"
+frames = 3
+threshold = [0, 0.2]
+block = [1, 4]
+[simulation]
+hardware = "edge-npu"
+tile = "4x4"
+"""
+
+
+def change(study: Path, old: str, new: str) -> None:
+    text = study.read_text(encoding="utf-8")
+    assert old in text
+    study.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture
+def own_study(tmp_path: Path) -> Path:
+    (tmp_path / "own_network.py").write_text(OWN)
+    rng = np.random.default_rng(1)
+    clip = np.repeat(rng.integers(0, 256, (1, 18, 20, 3), np.uint8), 4, axis=0)
+    for frame in range(1, 4):
+        clip[frame, 4 : 8 + frame, 5:9] = rng.integers(0, 256, 3)
+    np.save(tmp_path / "clip.npy", clip)
+    file = tmp_path / "study.toml"
+    file.write_text(OWN_STUDY)
+    return file
+
+
+def test_own_network_on_own_clip_is_recorded_per_block_and_threshold(own_study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    table = sweep(own_study, out, 2)
+    assert (table["error"] == "").all()
+    assert table[["block", "threshold"]].values.tolist() == [["1x1", 0], ["1x1", 0.2], ["4x4", 0], ["4x4", 0.2]]
+    assert (table["quality_metric"] == "agreement").all()
+    assert (table["frames"] == 3).all()
+    exact = table["threshold"] == 0
+    assert table["quality"][exact].tolist() == pytest.approx([1, 1], abs=1e-6)
+    assert (table["quality"][~exact] < 1).all()
+    density = table.set_index(["block", "threshold"])["density"]
+    assert density["4x4", 0.2] > density["1x1", 0.2]
+    assert density["1x1", 0] > density["1x1", 0.2]
+
+    traces = {path.name: path.stat().st_ino for path in (out / "traces").iterdir()}
+    assert len(traces) == 4
+    change(own_study, "[1, 4]", "[1, 2]")
+    assert pending(own_study, out) == Pending(rows=4, recordings=4, missing_recordings=2, missing_simulations=2)
+    again = sweep(own_study, out, 1)
+    assert traces.items() <= {path.name: path.stat().st_ino for path in (out / "traces").iterdir()}.items()
+    pd.testing.assert_frame_equal(again[again["block"] == "1x1"], table[table["block"] == "1x1"])
+    # another content under the same name is another recording
+    np.save(tmp_path / "clip.npy", np.load(tmp_path / "clip.npy")[::-1])
+    assert pending(own_study, out).missing_recordings == 4
+
+
+def test_a_recording_that_fails_is_rows_with_its_reason(own_study: Path, tmp_path: Path) -> None:
+    change(own_study, '"own_network:make"', '"own_network:make", "own_network:broken"')
+    table = sweep(own_study, tmp_path / "out", 1)
+    broken = table["network"] == "own_network:broken"
+    assert broken.tolist() == [False] * 4 + [True] * 4
+    assert set(table["error"][broken]) == {"recording: RuntimeError: out of ideas"}
+    assert (table["error"][~broken] == "").all()
+    assert pending(own_study, tmp_path / "out").missing_recordings == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"own_network:make"', '"own_network:mak"', "module 'own_network' has no function 'mak'"),
+        ("threshold = [0, 0.2]", 'threshold = 0.2\ngate = "input_nrm"', "gate 'input_nrm' is unknown; did you mean"),
+        ("threshold = [0, 0.2]", 'threshold = 0.2\nweights = "clip.npy"', "not a PyTorch file"),
+    ],
+)
+def test_what_only_torch_can_check_is_checked_before_anything_is_written(
+    own_study: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    change(own_study, old, new)
+    with pytest.raises(InputError, match=message):
+        sweep(own_study, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_procedural_clips_are_scored_by_their_labels(tmp_path: Path) -> None:
+    study = tmp_path / "pose.toml"
+    study.write_text(
+        'name = "pose"\n[recording]\nnetwork = "pose_small"\nclip = "pose:test:2"\nframes = 2\nthreshold = 0\n'
+        '[simulation]\nhardware = "edge-npu"\ntile = "full"\n'
+    )
+    (row,) = sweep(study, tmp_path / "out", 1).to_dict("records")
+    assert (row["quality_metric"], row["frames"], row["error"]) == ("pck@0.05", 4, "")
+    assert row["quality"] == row["dense_quality"] > 0.5
+    (trace,) = (tmp_path / "out" / "traces").iterdir()
+    assert load_trace(trace).reference_frames == (0, 2)
