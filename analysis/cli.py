@@ -61,7 +61,8 @@ def demo(out: Path, workers: int | None, as_json: bool) -> None:
     """Run the whole path on a shipped network: figures and an answer.
 
     Records pose_small on procedural clips, sweeps machines and tiles, draws the figures into the folder, and says in
-    words which block and tile to take on each machine. Change study.toml there and run it again to go on from here."""
+    words which block and tile to take on each machine. Change study.toml there and run it again to go on from here.
+    """
     from skipsim.analysis.demo import demo as run
 
     answers = run(out, workers=workers, say=(lambda text: None) if as_json else click.echo)
@@ -145,7 +146,8 @@ def trace() -> None:
 def info(path: str, as_json: bool) -> None:
     """Say what is in a trace.
 
-    TRACE is a trace's folder or a topology file (.csv of SCALE-Sim, .onnx)."""
+    TRACE is a trace's folder or a topology file (.csv of SCALE-Sim, .onnx).
+    """
     from skipsim.analysis.summary import describe_trace, trace_facts
     from skipsim.traces.trace import load_trace
 
@@ -213,7 +215,8 @@ def list_machines(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Print a machine's file: every number and its source.
 
-    A changed copy of it is a machine of your own."""
+    A changed copy of it is a machine of your own.
+    """
     from importlib import resources
 
     from skipsim.hwmodels.hardware import load_hardware, machines
@@ -270,17 +273,20 @@ def simulate(
 ) -> None:
     """Say how long a trace takes on a machine, and why.
 
-    Compares with the dense schedule on the same machine, and says where the cycles go."""
-    from skipsim.simulator.schedule import dense_schedule, gated_schedule
-    from skipsim.simulator.simulate import parse_tile
-    from skipsim.simulator.simulate import simulate as run
-    from skipsim.simulator.timeline import write_timeline
+    Compares with the dense schedule on the same machine, and says where the cycles go.
+    """
     from skipsim.traces.trace import load_trace
 
     if frame is not None and timeline is None:
         raise InputError("--frame: says which frame --timeline is of; give both")
     machine = _hardware(hardware, settings)
     found = load_trace(path)
+
+    from skipsim.simulator.schedule import dense_schedule, gated_schedule
+    from skipsim.simulator.simulate import parse_tile
+    from skipsim.simulator.simulate import simulate as run
+    from skipsim.simulator.timeline import write_timeline
+
     with working("simulating (the first run after installation compiles the engine, which takes a minute)"):
         report = run(found, machine, tile=tile, engine=engine, dense=dense)
         if timeline:
@@ -310,7 +316,8 @@ def simulate(
 def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_json: bool) -> None:
     """Run a study, or what is missing of it.
 
-    Kill it whenever you like; the same command goes on. Exit code 1 if a run failed; its row says why."""
+    Kill it whenever you like; the same command goes on. Exit code 1 if a run failed; its row says why.
+    """
     from skipsim.analysis.sweep import pending
     from skipsim.analysis.sweep import sweep as run
 

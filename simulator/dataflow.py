@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from skipsim.hwmodels.hardware import Array, ratio
+from skipsim.hwmodels.hardware import Array, Hardware, ratio
+from skipsim.traces.layer import Layer
 
 WHOLE_PASS = 2**62  # fold_pixels of a dataflow that streams all pixels of a pass through
 
@@ -161,3 +162,28 @@ def vector(filters: int, reduction: int, macs_per_cycle: int) -> ArrayCost:
     return ArrayCost(
         WHOLE_PASS, 0, filters * reduction, macs_per_cycle, filters * reduction, filters * reduction, filters
     )
+
+
+def array_cost(
+    layer: Layer, hardware: Hardware, in_channels: int, out_channels: int, tile: tuple[int, int] = (1, 1)
+) -> ArrayCost:
+    """Return the array's cost of a slice of the layer's channels; groups run one after the other."""
+    groups = 1 if layer.groups == 1 else layer.groups * in_channels // layer.in_channels
+    work = convolution(layer, out_channels // groups, in_channels // groups, tile)
+    if layer.depthwise and hardware.array.depthwise == "vector":
+        assert hardware.array.vector_macs_per_cycle is not None, "checked by Hardware"
+        return vector(out_channels, work.reduction, hardware.array.vector_macs_per_cycle)
+    return DATAFLOWS[hardware.array.dataflow](work, hardware.array).times(groups)
+
+
+def convolution(layer: Layer, filters: int, channels: int, tile: tuple[int, int]) -> Convolution:
+    """Return what a slice of a layer's channels asks of the array."""
+    return Convolution(
+        filters, channels, layer.kernel_rows, layer.kernel_cols, *tile, layer.stride_rows, layer.stride_cols
+    )  # fmt: skip
+
+
+def stored_values(layer: Layer, hardware: Hardware) -> int:
+    """Return the values that are kept of a filter and channel: its taps, or the 4x4 that Winograd makes of 3x3."""
+    winograd = hardware.array.winograd and uses_winograd(convolution(layer, 1, 1, (1, 1)))
+    return 16 if winograd else layer.kernel_rows * layer.kernel_cols

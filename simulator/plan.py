@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skipsim.errors import InputError
 from skipsim.hwmodels.dram import dram_part
 from skipsim.hwmodels.hardware import Hardware, ratio
-from skipsim.simulator.dataflow import DATAFLOWS, ArrayCost, Convolution, uses_winograd, vector
+from skipsim.simulator.dataflow import DATAFLOWS, array_cost, convolution, stored_values
 from skipsim.traces.layer import Layer
 
 Tile = tuple[int, int]
@@ -154,28 +154,6 @@ def window(layer: Layer, tile: Tile) -> Tile:
     return min(rows, layer.in_rows), min(cols, layer.in_cols)
 
 
-def array_cost(layer: Layer, hardware: Hardware, in_channels: int, out_channels: int, tile: Tile = (1, 1)) -> ArrayCost:
-    """Return the array's cost of a slice of the layer's channels; groups run one after the other."""
-    groups = 1 if layer.groups == 1 else layer.groups * in_channels // layer.in_channels
-    work = _convolution(layer, out_channels // groups, in_channels // groups, tile)
-    if layer.depthwise and hardware.array.depthwise == "vector":
-        assert hardware.array.vector_macs_per_cycle is not None, "checked by Hardware"
-        return vector(out_channels, work.reduction, hardware.array.vector_macs_per_cycle)
-    return DATAFLOWS[hardware.array.dataflow](work, hardware.array).times(groups)
-
-
-def _convolution(layer: Layer, filters: int, channels: int, tile: Tile) -> Convolution:
-    return Convolution(
-        filters, channels, layer.kernel_rows, layer.kernel_cols, *tile, layer.stride_rows, layer.stride_cols
-    )  # fmt: skip
-
-
-def _values(layer: Layer, hardware: Hardware) -> int:
-    """Return the values that are kept of a filter and channel: its taps, or the 4x4 that Winograd makes of 3x3."""
-    winograd = hardware.array.winograd and uses_winograd(_convolution(layer, 1, 1, (1, 1)))
-    return 16 if winograd else layer.kernel_rows * layer.kernel_cols
-
-
 @dataclass(frozen=True)
 class _Fit:
     """How a layer is cut: channels of each slice."""
@@ -201,7 +179,7 @@ def _fit(layer: Layer, hardware: Hardware, tile: Tile) -> _Fit | None:
         _part(size, buffers.halves) for size in (buffers.input_bytes, buffers.weight_bytes, buffers.output_bytes)
     )
     rows, cols = window(layer, tile)
-    taps, pixels = _values(layer, hardware), tile[0] * tile[1]
+    taps, pixels = stored_values(layer, hardware), tile[0] * tile[1]
     in_each, out_each = rows * cols * bits.activation_bits, pixels * bits.accumulator_bits  # bits per channel
     if layer.groups > 1:
         ins, outs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
@@ -245,7 +223,7 @@ def _largest_fitting(layer: Layer, hardware: Hardware) -> str:
 
 def _shares(layer: Layer, hardware: Hardware, fit: _Fit, tile: Tile, zero_inputs: bool) -> list[Share]:
     """List the slices, outputs outermost."""
-    taps, bits, shares = _values(layer, hardware), hardware.precision.weight_bits, []
+    taps, bits, shares = stored_values(layer, hardware), hardware.precision.weight_bits, []
     for number, outs in enumerate(fit.out_slices):
         chunks = fit.in_slices if layer.groups == 1 else (fit.in_slices[number],)
         for chunk, ins in enumerate(chunks):
@@ -294,7 +272,7 @@ def _gate_before(layer: Layer, hardware: Hardware, traffic: Traffic) -> tuple[in
     values = layer.in_channels * layer.in_rows * layer.in_cols
     elements = layer.gate_macs if layer.gate == "gumbel" else values
     if placement == "array":
-        work = _convolution(layer, 1, layer.in_channels, (layer.out_rows, layer.out_cols))
+        work = convolution(layer, 1, layer.in_channels, (layer.out_rows, layer.out_cols))
         cycles = DATAFLOWS[hardware.array.dataflow](work, hardware.array).cycles(-(-layer.out_pixels // cores))
     else:
         cycles = cycles_at(-(-elements // cores), hardware.gate.elements_per_cycle)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,8 @@ class Stage:
         self.machine = run.machine
         self.columns = {name: int(value) for name, value in zip(S, run.tiles.stages[number], strict=True)}
         units = self._units()
+        rows = range(self.columns["first_row"], self.columns["first_row"] + self.columns["rows"])
+        self.emissions = list(accumulate(self.row(row, "index") for row in rows))  # one index unit for all cores
         lists = 1 if self.machine.dynamic else self.machine.cores
         self.units = [deque(units[first::lists]) for first in range(lists)]
         self.dealer = Arbiter(run.env, DEAL)
@@ -183,7 +186,7 @@ class Stage:
     def emission(self, core: Core, row: int) -> int:
         """Return when a tile's number is known: each core has an index unit, or one serves all in order (dynamic)."""
         if self.machine.dynamic:
-            return self.ready_at + sum(self.row(one, "index") for one in range(self.columns["first_row"], row + 1))
+            return self.ready_at + self.emissions[row - self.columns["first_row"]]
         core.emitted += self.row(row, "index")
         return core.emitted
 

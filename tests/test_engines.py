@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skipsim.hwmodels.dram import PARTS
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator import fast, reference
+from skipsim.simulator.banked import system
 from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, Counters
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Traffic, plan, plan_arrays
+from skipsim.simulator.residency import addresses
 from skipsim.simulator.tiles import (
     INPUT,
     LAST,
@@ -182,6 +185,39 @@ def test_engines_agree_on_long_tables(seed):
     assert cores.max() < numbers.cores, "a row ran on a core that is not there"
 
 
+def with_addresses(tiles: Tiles, generator: np.random.Generator) -> Tiles:
+    """Say where the bytes of every request lie: one to three moves each, near each other or far apart."""
+    moves: list[list[int]] = []
+
+    def requests(of: int, kinds: int) -> np.ndarray:
+        table = np.zeros((of, 2 * kinds), np.int64)
+        for entry in range(of):
+            for kind in range(kinds):
+                count = int(generator.integers(1, 4))
+                table[entry, 2 * kind : 2 * kind + 2] = len(moves), count
+                for _ in range(count):
+                    shape = generator.integers(1, [200, 4, 600, 3, 9000])
+                    moves.append([int(generator.integers(0, 10 ** int(generator.integers(2, 7)))), *map(int, shape)])
+        return table
+
+    rows, heads = requests(len(tiles.rows), 3), requests(len(tiles.stages), 2)
+    return Tiles(tiles.rows, tiles.stages, tiles.work, np.array(moves, np.int64), rows, heads)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("seed", range(8))
+def test_engines_agree_on_banked_memories(part, seed):
+    """Zero and one in the port's columns say whether the memory is used; the addresses say how long."""
+    generator = np.random.default_rng(100 + seed)
+    tiles = with_addresses(queued_tiles(generator, 60), generator)
+    memory = system(PARTS[part], int(generator.integers(1, 4)), int(generator.choice([10**9, 333_000_000])))
+    numbers = Machine(
+        cores=1 + seed % 4, halves=1 + seed % 3, latency=seed * 5, dynamic=seed % 2 == 1, prefetch=seed > 3,
+        memory=memory,
+    )  # fmt: skip
+    agree(tiles, numbers)
+
+
 EDGE = load_hardware("edge-npu")
 SMALL_BUFFERS = {"buffers.input_bytes": 4096, "buffers.weight_bytes": 2048, "buffers.output_bytes": 4096}
 HARDWARE = {
@@ -197,6 +233,17 @@ HARDWARE = {
         **SMALL_BUFFERS, **{"layer.layout": "nchw", "schedule.prefetch_weights": True, "schedule.merge_halo": True}
     ),
     "no limits": load_hardware("systolic-32x32"),
+    "banked": EDGE.replace(**{"dram.rule": "banked"}),
+    "banked, dynamic, prefetch, NCHW, channels split": EDGE.replace(
+        **SMALL_BUFFERS,
+        **{
+            "dram.rule": "banked",
+            "cores": 3,
+            "layer.layout": "nchw",
+            "schedule.distribution": "dynamic",
+            "schedule.prefetch_weights": True,
+        },
+    ),
     "weight stationary, slow memory": load_hardware("systolic-32x32").replace(
         **{
             "array.dataflow": "weight_stationary",
@@ -223,7 +270,8 @@ def lowered(hardware: Hardware, tile: tuple[int, int], traffic: Traffic, density
         LAYERS, frames=1, density=density, cluster_pixels=5, block=1, seed=seed, reference_frames=()
     )
     planned = [plan(layer, hardware, tile, traffic) for layer in trace.layers]
-    return lower(trace.frame_bits(0), np.array(trace.mask_bits, np.int64), *plan_arrays(planned))
+    bases = addresses(trace.layers, hardware)
+    return lower(trace.frame_bits(0), np.array(trace.mask_bits, np.int64), *plan_arrays(planned), bases)
 
 
 TRAFFIC = {

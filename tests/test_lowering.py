@@ -547,8 +547,8 @@ def test_a_banked_memory_is_asked_for_exactly_the_bytes_of_the_real_layout(case,
     tiles = case.tiles(BASES)
     # the same cut and order of loops as with a memory of the same bursts; with other bursts another order may be cheaper
     same_bursts = replace(case, hardware=case.hardware.replace(**{"dram.rule": "stream", "dram.burst_bytes": BURST}))
-    assume(plan(case.layer, same_bursts.hardware, case.tile, case.traffic)[0].splits == 1)
     planned = plan(case.layer, case.hardware, case.tile, case.traffic)
+    assume(planned[0].splits == 1 or planned[0].chunks > 1 or not planned[0].regroups)
     _, _, moves = expected(same_bursts, *planned)
     assert len(tiles.rows) == len(tiles.requests) == len(moves)
     touched_by_all = 0

@@ -21,6 +21,7 @@ from skipsim.errors import InputError
 from skipsim.traces.frame_reader import FrameReader, device_and_dtype, hash_values
 from skipsim.traces.gates import BlockShape, Gate, block_shape
 from skipsim.traces.layer import Layer
+from skipsim.traces.models import network as make_network
 from skipsim.traces.skipconv import SkipConv2d, convert, dense_copy, is_converted, left_dense, reset
 from skipsim.traces.trace import Trace, TraceWriter
 from skipsim.traces.watch import Masks, OwnMask, Watch
@@ -57,6 +58,13 @@ def layers_of(
             return watch.layers()
     finally:
         reset(model)
+
+
+def network_layers(name: str, rows: int, cols: int) -> tuple[Layer, ...]:
+    """Return the layers of a registered network on images of that size; sizes only, nothing is held or computed."""
+    with torch.device("meta"):
+        model = make_network(name, weights=None)
+    return layers_of(model, (1, 3, rows, cols))
 
 
 def record(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -183,17 +184,13 @@ def _layers_of(network: str | Path | Sequence[Layer], rows: int | None, cols: in
         raise InputError(f"synthetic trace: network {network!r} needs the image size, rows and cols")
     _check_whole("rows", rows, 1)
     _check_whole("cols", cols, 1)
-    try:
-        import torch
-    except ModuleNotFoundError:
+    if find_spec("torch") is None:
         raise InputError(
             f"synthetic trace: network {network!r} needs torch: pip install 'skipsim[torch]'; or give a topology file"
-        ) from None
-    from skipsim.traces import models, record
+        )
+    from skipsim.traces.record import network_layers
 
-    with torch.device("meta"):  # sizes only: nothing is held or computed
-        model = models.network(str(network), weights=None)
-    return list(record.layers_of(model, (1, 3, rows, cols))), str(network)
+    return list(network_layers(str(network), rows, cols)), str(network)
 
 
 def _check_whole(what: str, value: object, low: int) -> None:

@@ -183,12 +183,10 @@ class Trace:
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates executed over the whole clip, with those of the gates on all but reference frames."""
-        references = list(self.reference_frames)
-        pixels = self.computed_pixels.sum(axis=0) - self.computed_pixels[references].sum(axis=0)
-        kept = sum(layer.kept.macs_per_pixel * count for layer, count in zip(self.layers, pixels.tolist(), strict=True))
-        gated_frames = self.frames - len(references)
-        gates = gated_frames * sum(layer.gate_macs for layer in self.layers)
-        return int(kept) + gates + len(references) * sum(layer.macs for layer in self.layers)
+        pixels = self.computed_pixels[[frame for frame in range(self.frames) if not self.reference(frame)]]
+        gated = zip(self.layers, pixels.sum(axis=0).tolist(), strict=True)
+        executed = sum(layer.kept.macs_per_pixel * count + len(pixels) * layer.gate_macs for layer, count in gated)
+        return int(executed) + (self.frames - len(pixels)) * sum(layer.macs for layer in self.layers)
 
     @property
     def mac_reduction(self) -> float:
