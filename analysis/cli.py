@@ -163,7 +163,7 @@ def info(path: str, as_json: bool) -> None:
 @AS_JSON
 def check(path: str, as_json: bool) -> None:
     """Compare a trace with its checksums; exit code 2: damaged."""
-    from skipsim.traces.trace import check as findings_of
+    from skipsim.traces.trace_check import check as findings_of
 
     findings = findings_of(path)
     if as_json:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from skipsim.errors import InputError
 from skipsim.traces.layer import Layer
-from skipsim.traces.trace import Trace, TraceWriter, check, load_trace
+from skipsim.traces.trace import Trace, TraceWriter, load_trace
+from skipsim.traces.trace_check import check
 
 LAYERS = (
     Layer("a", 3, 40, 40, 8, 40, 40, 3, 3, 1, 1, 1, 1, gate="input_norm"),

@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 
 from skipsim.errors import InputError
 from skipsim.traces.layer import Layer
-from skipsim.traces.trace import Trace, check, load_trace
+from skipsim.traces.trace import Trace, load_trace
+from skipsim.traces.trace_check import check
 
 Fields = dict[str, Any]
 SEGMENT = "segment-00000.safetensors"

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 
 from skipsim.errors import InputError
 from skipsim.traces.layer import Layer
-from skipsim.traces.trace import Trace, TraceWriter, check, load_trace
+from skipsim.traces.trace import Trace, TraceWriter, load_trace
+from skipsim.traces.trace_check import check
 
 Mask = NDArray[np.bool_]
 
