@@ -25,14 +25,14 @@ MOVE_COLUMNS = ("address", "bytes", "inner", "inner_stride", "outer", "outer_str
 ADDRESS, SEGMENT, INNER, INNER_STRIDE, OUTER, OUTER_STRIDE = range(6)
 
 TIMING = (
-    "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd", "rp", "ras",
-    "rc", "rtp", "wr", "wtr_s", "wtr_l", "rtw", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "rfc", "refi", "ticks", "cycles",
-    "burst_shift", "chunk_shift", "row_shift", "bank_shift",
+    "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd",
+    "rp", "ras", "rc", "rtp", "wr", "wtr_s", "wtr_l", "rtw", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "rfc",
+    "refi", "ticks", "cycles", "burst_shift", "chunk_shift", "row_shift", "bank_shift",
 )  # fmt: skip
 (
-    CHANNELS, INTERLEAVE, BURST_BYTES, GROUPS, BANKS, ROW_BURSTS, BURST, CL, CWL, RCD, RP, RAS, RC, RTP,
-    WR, WTR_S, WTR_L, RTW, CCD_S, CCD_L, RRD_S, RRD_L, FAW, RFC, REFI, TICKS, CYCLES,
-    BURST_SHIFT, CHUNK_SHIFT, ROW_SHIFT, BANK_SHIFT,
+    CHANNELS, INTERLEAVE, BURST_BYTES, GROUPS, BANKS, ROW_BURSTS, BURST, CL, CWL, RCD, RP, RAS, RC, RTP, WR,
+    WTR_S, WTR_L, RTW, CCD_S, CCD_L, RRD_S, RRD_L, FAW, RFC, REFI, TICKS, CYCLES, BURST_SHIFT, CHUNK_SHIFT,
+    ROW_SHIFT, BANK_SHIFT,
 ) = range(len(TIMING))  # fmt: skip
 
 # State of one channel, then of its banks.
@@ -47,7 +47,7 @@ HITS, MISSES, CONFLICTS, REFRESHES = range(4)
 
 @dataclass(frozen=True)
 class Banked:
-    """A memory system as the engines need it: `timing` follows TIMING; ticks / cycles = its clock over the machine's."""
+    """A memory system as the engines need it: `timing` follows TIMING; ticks / cycles: its clock / the machine's."""
 
     timing: NDArray[np.int64]
 

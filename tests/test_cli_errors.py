@@ -29,7 +29,7 @@ RECORDING_STUDY = """name = "small"
 [recording]
 network = "pose_small"
 clip = "pose:test"
-treshold = 0.1
+thresholdd = 0.1
 [simulation]
 hardware = "edge-npu"
 """
@@ -66,7 +66,7 @@ BAD = {
     "trace masks no.trace": "no.trace: no such file",
     "trace masks a.trace -o masks.gif": "picture masks.gif: must end in .png, .pdf, .svg, got '.gif'",
     "trace masks a.trace --frame 5": "trace: frame must be in 0..4, got 5",
-    "trace masks a.trace --layer secon": ("trace: no layer 'secon'; did you mean 'second'? choices: first, second"),
+    "trace masks a.trace --layer seconds": ("trace: no layer 'seconds'; did you mean 'second'? choices: first, second"),
     "simulate a.trace --hardware edge-np": (
         f"hardware 'edge-np' is unknown; did you mean 'edge-npu'? {MACHINES}; or the path of a .toml file"
     ),
@@ -126,7 +126,7 @@ BAD = {
         "clock_hz, cores, dram, energy, gate, gather, hardware, index, layer, precision, scatter, schedule, tile"
     ),
     "sweep misspelt2.toml --dry-run": (
-        "study misspelt2.toml: unknown axis 'recording.treshold'; did you mean 'threshold'? choices: block, clip, "
+        "study misspelt2.toml: unknown axis 'recording.thresholdd'; did you mean 'threshold'? choices: block, clip, "
         "frames, gate, network, reset_every, size, threshold, trace, update, weights"
     ),
     "sweep no.toml": "study no.toml: no such file",

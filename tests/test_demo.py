@@ -94,7 +94,7 @@ def test_the_real_study_has_what_the_demo_is_about(tmp_path):
 
 
 def test_an_edited_study_with_a_mistake_is_one_line(tmp_path):
-    (tmp_path / "study.toml").write_text(SMALL.replace("threshold", "treshold"))
+    (tmp_path / "study.toml").write_text(SMALL.replace("threshold", "thresholdd"))
     with pytest.raises(InputError, match="did you mean 'threshold'"):
         demo(tmp_path, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]

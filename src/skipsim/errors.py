@@ -14,7 +14,7 @@ class InputError(ValueError):
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:
-    """Return the tail of an error message: the nearest valid choice, then the choices (the closest, where there are many).
+    """Return the tail of an error message: the nearest valid choice, then all (or how they start, if many).
 
     >>> nearest("edge-npuu", ["edge-npu", "auto-npu"])
     "did you mean 'edge-npu'? choices: auto-npu, edge-npu"
