@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import joblib
@@ -34,7 +35,7 @@ from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_re
 from skipsim.analysis.store import Store, read_finished
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
-from skipsim.simulator.simulate import simulate
+from skipsim.simulator.simulate import compile_engine, simulate
 from skipsim.simulator.tiles import MODEL_VERSION
 from skipsim.traces.trace import Trace, load_trace
 
@@ -77,7 +78,10 @@ def sweep(study: str | Path, out: str | Path, workers: int | None = None, *, pro
         list(in_processes(check_networks, [list(missing.values())], 1))
     with _locked(plan.directory, progress), _Bar(progress) as bar:
         _begin(plan)
+        compiling = Thread(target=compile_engine)  # here and now, once: the workers that simulate then find it done
+        compiling.start()
         recorded = plan.recorded(_record(missing, workers, bar))
+        compiling.join()
         with Store(plan.directory / STORE) as store:
             _simulate(plan, plan.jobs(recorded), store, workers, bar)
             table = plan.table(recorded, store.outcome)

@@ -65,9 +65,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     arguments = parser.parse_args()
 
-    trace = synthetic_trace(
-        LAYERS, frames=1, density=0.3, cluster_pixels=12, block=arguments.tile, reference_frames=()
-    )
+    trace = synthetic_trace(LAYERS, frames=1, density=0.3, cluster_pixels=12, block=arguments.tile, reference_frames=())
     results = []
     print(f"{'machine':<16} {'cores':>5} {'tiles':>7} {'SimPy s':>9} {'compiled s':>11} {'ratio':>7} {'tiles/s':>12}")
     for name in machines():

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError, nearest
-from skipsim.hwmodels.hardware import Hardware
+from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator import fast, reference
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.counters import Counters
@@ -16,6 +16,7 @@ from skipsim.simulator.plan import Tile
 from skipsim.simulator.report import Report
 from skipsim.simulator.schedule import Schedule, dense_schedule, gated_schedule, tile_name
 from skipsim.simulator.tiles import Machine, Tiles, machine
+from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
 
 ENGINES: dict[str, Callable[[Tiles, Machine], Counters]] = {"fast": fast.run, "reference": reference.run}
@@ -56,6 +57,13 @@ def simulate(
     if size is None:
         size = _fastest_tile(trace, hardware)
     return _report(gated_schedule(trace, hardware, size), tile_name(size), engine, baseline)
+
+
+def compile_engine() -> None:
+    """Compile what `simulate` needs, or load it if that was done before: half a minute, or about a second."""
+    layer = Layer("any", 1, 1, 1, 1, 1, 1, gate="mask")
+    trace = Trace.from_masks([layer], [np.ones((1, 1, 1), np.bool_)])
+    simulate(trace, load_hardware("systolic-32x32"), tile=(1, 1))
 
 
 def _fastest_tile(trace: Trace, hardware: Hardware) -> Tile:

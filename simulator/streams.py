@@ -105,10 +105,13 @@ def _note_move(moved, moves, p, address, each, inner, inner_stride, outer, outer
     m = moves[moved[MOVES]]
     m[0], m[1], m[2], m[3], m[4], m[5] = address, each, inner, inner_stride, outer, outer_stride
     moved[MOVES] += 1
+    touched, whole = 0, -p.burst  # the parts' bursts are powers of two: masking rounds down
     for high in range(outer):
-        for low in range(inner):
-            begin = address + high * outer_stride + low * inner_stride
-            moved[DRAM_BYTES] += ((begin + each - 1) // p.burst - begin // p.burst + 1) * p.burst
+        begin = address + high * outer_stride
+        for _ in range(inner):
+            touched += ((begin + each - 1) & whole) - (begin & whole) + p.burst
+            begin += inner_stride
+    moved[DRAM_BYTES] += touched
 
 
 @inlined

@@ -41,7 +41,7 @@ STAGE_TIMES = ("launch", "gate", "gate_read", "index", "prefetch_port", "prefetc
 
 @dataclass(frozen=True)
 class RandomPass:
-    """One run of the array, and times of its rows; whether it takes new buffer parts (a unit's first pass always does)."""
+    """One run of the array: times of its rows, and which new buffer parts it takes (a unit's first pass takes both)."""
 
     group: int
     weight_port: int
@@ -323,5 +323,5 @@ def test_the_comparison_sees_one_cycle():
     changed = tiles.rows.copy()
     changed[-1, R["scatter_port"]] += 1000
     other = reference.run(Tiles(changed, tiles.stages, tiles.work), Machine(), events=True)
-    with pytest.raises(AssertionError, match="compiled .*, reference"):
+    with pytest.raises(AssertionError, match=r"compiled .*, reference"):
         assert_equal(counters, other)

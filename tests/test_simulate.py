@@ -1,4 +1,4 @@
-"""Does `simulate` answer what it was asked: tiles, updates, reference frames, residency, reports, and errors that help?"""
+"""Does `simulate` answer what it was asked: tiles, updates, reference frames, residency, reports, helpful errors?"""
 
 import json
 import re
@@ -50,7 +50,10 @@ def test_tiles_are_read(tile, meant):
     assert parse_tile(tile) == meant
 
 
-BAD_TILES = ["0x4", "4x0", "-1x4", "8x", "x8", "axb", "8x8x8", "1.5", "", " ", "Full", (0, 4), (4,), (1, 2, 3), 0, -3, True, (True, 2), 1.5, (2.0, 2), None, object()]  # fmt: skip
+BAD_TILES = [
+    "0x4", "4x0", "-1x4", "8x", "x8", "axb", "8x8x8", "1.5", "", " ", "Full", (0, 4), (4,), (1, 2, 3), 0, -3, True,
+    (True, 2), 1.5, (2.0, 2), None, object(),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("tile", BAD_TILES, ids=repr)
@@ -237,7 +240,7 @@ MAPS = tuple(Layer(f"map{n}", 16, 8, 8, 16, 8, 8, 3, 3, padding_top=1, padding_l
 
 
 def on_chip(traffic: list[Traffic]) -> list[str]:
-    """Name what each layer keeps on chip: I(nput), O(utput), R(eference)."""
+    """Name what each layer keeps on chip by its first letter: input, output, reference."""
     return [
         "".join(
             letter
@@ -372,7 +375,9 @@ def fitting_updates(name: str) -> tuple[str, ...]:
     return fixed.get(load_hardware(name).layer.update, ("recompute", "previous", "accumulate"))
 
 
-@pytest.mark.parametrize(("name", "update"), [(name, update) for name in machines() for update in fitting_updates(name)])
+@pytest.mark.parametrize(
+    ("name", "update"), [(name, update) for name in machines() for update in fitting_updates(name)]
+)
 def test_both_engines_give_the_same_report(name, update):
     trace, hardware = clip(update), load_hardware(name)
     for tile in (2, "full"):

@@ -67,7 +67,8 @@ def engine(request):
 
 def test_one_tile_goes_through_every_step(engine):
     tile = {
-        "index": 2, "gather": 3, "gather_port": 5, "read": 7, "compute": 11, "scatter": 2, "scatter_port": 4, "write": 6,
+        "index": 2, "gather": 3, "gather_port": 5, "read": 7, "compute": 11, "scatter": 2, "scatter_port": 4,
+        "write": 6,
     }  # fmt: skip
     ran = engine(([tile], {"launch": 17, "gate": 19, "index": 23}), latency=13)
     start = 17 + 19 + 23
