@@ -193,7 +193,7 @@ def _array(p, share, row, work, pixels, steps):
 def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at, work, read, write, unused):
     """Fill the rows of one layer from row `at` and move `used` on.
 
-    Returns the next row and move, whether weights change with every pass, and how many cores share a fetch of them.
+    Returns the next row and move, and how many cores share a fetch of weights (1: they change with every pass).
     """
     outputs_outermost = _outputs_outermost(p, shares, base, active, first, end, read, unused)
     units = -(-(end - first) // p.packed)
@@ -254,13 +254,16 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                     in_channel += share.in_channels
                 inner_channel += share.out_channels
         out_channel += shares[p.first_share + outer_split * p.chunks].out_channels
-    return at, write[MOVES], streamed, sharers
+    return at, write[MOVES], sharers
 
 
 @compiled
-def _prefetch(p, shares, stage, work, streamed, sharers, units, first_of_frame):
-    """Fill the stage's weights that may come early, and book what that changes in bytes."""
-    each = whole_bursts(p, -(-shares[p.first_share].weight_bytes // (1 if streamed else p.cores)))
+def _prefetch(p, shares, stage, work, sharers, units, first_of_frame):
+    """Fill the stage's weights that may come early, and book what that changes in bytes.
+
+    Every core begins with the same weights, so each fetches its slice of them, even where later ones are not shared.
+    """
+    each = whole_bursts(p, -(-shares[p.first_share].weight_bytes // p.cores))
     stage[PREFETCH_PORT] = cycles_for(each, p.gather_rate, p.gather_rate_cycles)
     stage[PREFETCH_READ] = port_cycles(p, each)
     if not first_of_frame and stage[PREFETCH_PORT] + stage[PREFETCH_READ] > 0:
@@ -292,7 +295,7 @@ def _fill(
     for number in range(len(plans)):
         p, stage, done, base = plans[number], stages[number], work[number], bases[number]
         stage[FIRST_ROW] = at
-        at, after, streamed, sharers = _layer(
+        at, after, sharers = _layer(
             p, shares, base, active, first[number], first[number + 1], rows, requests, moves, used, at, done, read,
             write, unused,
         )  # fmt: skip
@@ -303,7 +306,7 @@ def _fill(
         count = first[number + 1] - first[number]
         early = 0
         if p.prefetch:
-            early = _prefetch(p, shares, stage, done, streamed, sharers, -(-count // p.packed), number == 0)
+            early = _prefetch(p, shares, stage, done, sharers, -(-count // p.packed), number == 0)
         if p.banked:
             request = stage_requests[number]
             request[0], used = used, _gate_moves(p, base, moves, used)

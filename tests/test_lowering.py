@@ -241,6 +241,29 @@ def test_prefetched_weights_are_the_first_fetch_brought_forward(cores, weights_e
         assert dict(zip(WORK_COLUMNS, work, strict=True))["weight_read_bytes"] == total
 
 
+@pytest.mark.parametrize("cores", [1, 4])
+def test_prefetched_weights_are_shared_out_even_where_later_ones_are_not(cores):
+    """One tile at a time with all weights in turn, on one core: the others prefetch their slices and no more."""
+    layer = Layer("split", 64, 8, 320, 64, 8, 320, gate="mask")
+    hardware = BASE.replace(
+        **{
+            "cores": cores,
+            "buffers.weight_bytes": 2 * 64 * 32,
+            "dram.rule": "stream",
+            "dram.bytes_per_cycle": 4.0,
+            "schedule.prefetch_weights": True,
+        }
+    )
+    mask = np.zeros((1, 8 * 320), np.uint8)
+    mask[0, :8] = 1
+    planned = plan(layer, hardware, (8, 8), Traffic(gated=True))
+    tiles = lower(np.concatenate([mask, mask]).ravel(), np.array([0, mask.size]), *plan_arrays([planned, planned]))
+    slices = 64 * 32  # bytes of each half of the weights
+    for stage, work in zip(tiles.stages.tolist(), tiles.work.tolist(), strict=True):
+        assert dict(zip(STAGE_COLUMNS, stage, strict=True))["prefetch_read"] == slices // cores // 4
+        assert dict(zip(WORK_COLUMNS, work, strict=True))["weight_read_bytes"] == 2 * slices
+
+
 @pytest.mark.parametrize(
     ("dataflow", "inputs", "weights", "outputs"),
     [
