@@ -94,9 +94,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     stream, auto = load_hardware("edge-npu"), load_hardware("auto-npu")
-    print(
-        f"{'machine':<10} {'memory':<7} {'tile':>5} {'tiles':>9} {'tiles/s':>12} {'lowering alone':>15} {'2 threads':>10}"
-    )
+    heads = ("machine", "memory", "tile", "tiles", "tiles/s", "lowering alone", "2 threads")
+    print("{:<10} {:<7} {:>5} {:>9} {:>12} {:>15} {:>10}".format(*heads))
     paths = []
     for side in arguments.tiles:
         trace = synthetic_trace(
