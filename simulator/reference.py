@@ -366,13 +366,9 @@ class Core:
         causes[C["barrier"]] += stage_end - self.done_at
 
 
-def run(
-    tiles: Tiles, machine: Machine, *, events: bool = False, observe: Callable[[Run], None] | None = None
-) -> Counters:
+def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:
     """Run the table from cycle 0 and return its counters."""
     whole = Run(tiles, machine)
     whole.env.process(whole.stages())
     whole.env.run()
-    if observe:
-        observe(whole)
     return Counters(whole.begin, whole.end, whole.causes, whole.port_busy, whole.events if events else None)
