@@ -23,7 +23,7 @@ HEAVY = {"joblib", "matplotlib", "numba", "numpy", "pandas", "pydantic", "simpy"
 IMPORT_NAMES = {"pillow": "PIL", "protobuf": "google"}  # where a distribution's import name is not its own
 TORCH_FILES = {
     *(f"traces/{name}.py" for name in ("frame_reader", "gates", "receptive_field", "record", "skipconv")),
-    *(f"traces/{name}.py" for name in ("train", "training_run", "watch")),
+    *(f"traces/{name}.py" for name in ("picture_pool", "pose_task", "task", "train", "training_run", "watch")),
     *(f"hwmodels/{name}.py" for name in ("calibrate", "kernels")),
 }
 

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from skipsim.errors import InputError
 from skipsim.traces.datasets import pose_clips
 from skipsim.traces.models.hrnet import HRNet
-from skipsim.traces.train import Plan, heatmap_loss, train
+from skipsim.traces.picture_pool import make_pool
+from skipsim.traces.pose_task import POSE, heatmap_loss
+from skipsim.traces.train import Plan, train
 
 SMALL = {
     "seed": 3,
@@ -48,16 +50,17 @@ def run(out, **changes):
 KILLED = """
     import os, signal, sys
     sys.path.insert(0, {folder!r})
+    import skipsim.traces.pose_task as pose
     import skipsim.traces.train as training
     from test_train_subject import SMALL, tiny
-    real = training.heatmap_loss
+    real = pose.heatmap_loss
     calls = []
     def loss(*arguments):
         calls.append(0)
         if len(calls) == 5:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments)
-    training.heatmap_loss = loss
+    pose.heatmap_loss = loss
     training.train(tiny(), "pose", {out!r}, progress=False, **SMALL)
 """
 
@@ -87,8 +90,6 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
 
 def test_resume_really_skips_the_steps_already_taken(tmp_path, monkeypatch):
     out = tmp_path / "weights.safetensors"
-    import skipsim.traces.train as training
-
     calls = []
     real = heatmap_loss
 
@@ -98,7 +99,7 @@ def test_resume_really_skips_the_steps_already_taken(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(training, "heatmap_loss", loss)
+    monkeypatch.setattr("skipsim.traces.pose_task.heatmap_loss", loss)
     with pytest.raises(KeyboardInterrupt):
         run(out)
     assert len(calls) == 4
@@ -167,17 +168,16 @@ def test_learning_rate_rises_then_falls_to_zero():
 
 
 def test_batches_are_a_function_of_the_step_and_mirroring_keeps_joints_on_the_person():
-    from skipsim.traces.train import _make_pool
-
     plan = replace(Plan(), **{**SMALL, "batch": 8})
-    pool = _make_pool(plan, None)
-    again = [tensor.numpy() for tensor in pool.batch(plan, 7)]
+    pool = make_pool(POSE, plan, lambda made: None)
+    pictures, labels = pool.batch(plan, 7)
+    again, same_labels = pool.batch(plan, 7)
+    assert torch.equal(pictures, again)
+    assert all(torch.equal(label, same) for label, same in zip(labels, same_labels, strict=True))
     mirrored = 0
-    for tensor, same in zip(pool.batch(plan, 7), again, strict=True):
-        assert (tensor.numpy() == same).all()
     clips = list(pose_clips("train", 4, frames=2, rows=32, cols=32, frames_per_second=plan.pool_frames_per_second))
     truth = np.concatenate([clip.joints for clip in clips])
-    for joints in pool.batch(plan, 7)[1].numpy():
+    for joints in labels[0][:, 0].numpy():
         straight = np.abs(truth - joints).max(axis=(1, 2)).min()
         flipped = truth[:, [0, 1, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13]] * (-1, 1) + (31, 0)
         assert min(straight, np.abs(flipped - joints).max(axis=(1, 2)).min()) < 1e-4
@@ -217,6 +217,12 @@ def test_checkpoint_of_another_plan_or_a_damaged_one_is_refused(tmp_path, monkey
             {"batch": 9, "pool_clips": 4, "pool_frames": 2},
             "batch must be at most .* = 8, got 9",
         ),
+        (
+            ("pose_small", "pose"),
+            {"batch": 5, "pool_clips": 4, "pool_frames": 7, "clip_frames": 4},
+            r"batch must be at most pool_clips x \(pool_frames // clip_frames\) = 4, got 5",
+        ),
+        (("pose_small", "pose"), {"clip_frames": 7}, "clip_frames must be at most pool_frames = 6, got 7"),
         (("pose_small", "pose", "weights.pth"), {}, "the output must end in .safetensors, got weights.pth"),
         (("pose_small", "pose", "absent/w.safetensors"), {}, "no such folder absent"),
     ],
@@ -226,3 +232,17 @@ def test_bad_input_fails_well_and_writes_nothing(tmp_path, monkeypatch, argument
     with pytest.raises(InputError, match=text):
         train(*arguments, progress=False, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sequence_is_successive_frames_of_one_clip_all_varied_alike():
+    plan = Plan(**{**SMALL, "pool_clips": 2, "pool_frames": 5, "clip_frames": 2, "batch": 4})
+    pool = make_pool(POSE, plan, lambda made: None)
+    assert pool.pictures.shape == (4, 2, 32, 32, 3)  # the fifth frame of each clip has no partner
+    clips = list(pose_clips("train", 2, frames=4, rows=32, cols=32, frames_per_second=plan.pool_frames_per_second))
+    pairs = [clip.joints[first : first + 2] for clip in clips for first in (0, 2)]
+    pictures, (joints, _) = pool.batch(plan, 0)
+    assert pictures.shape == (4, 2, 3, 32, 32)
+    for pair in joints.numpy():
+        straight = min(np.abs(pair - truth).max() for truth in pairs)
+        flipped = min(np.abs(POSE.mirror((truth, truth[..., 0] > 0), 32)[0] - pair).max() for truth in pairs)
+        assert min(straight, flipped) < 1e-4

@@ -24,12 +24,13 @@ class Plan:
     Attributes:
         seed: of the first weights, the order of the pictures and their variation.
         steps: optimiser steps.
-        batch: pictures per step.
+        batch: pictures per step, or sequences of pictures where clip_frames > 1.
+        clip_frames: successive pictures of a clip that are trained on together.
         learning_rate: greatest rate; it rises over the first tenth of the steps and falls to 0 as a cosine.
         weight_decay: of AdamW.
         heatmap_sigma: standard deviation of the wanted heat map, in its own pixels.
         pool_clips: training clips made before the first step; static and panning cameras in turn.
-        pool_frames: frames taken of each.
+        pool_frames: frames taken of each; of these, as many as clip_frames divides.
         pool_frames_per_second: of these clips; low, so that the frames of a clip differ.
         rows: picture height in pixels.
         cols: picture width in pixels.
@@ -42,6 +43,7 @@ class Plan:
     seed: int = 0
     steps: int = 3200
     batch: int = 16
+    clip_frames: int = 1
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
     heatmap_sigma: float = 1.0
@@ -63,11 +65,14 @@ class Plan:
             kinds, kind = ((int,), "a whole number") if field.type == "int" else ((int, float), "a number")
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < math.inf:
                 raise InputError(f"training: {field.name} must be {kind} >= {low:g}, got {value!r}")
-        if self.batch > self.pool_clips * self.pool_frames:
+        if self.clip_frames > self.pool_frames:
             raise InputError(
-                f"training: batch must be at most pool_clips x pool_frames = {self.pool_clips * self.pool_frames}, "
-                f"got {self.batch}"
+                f"training: clip_frames must be at most pool_frames = {self.pool_frames}, got {self.clip_frames}"
             )
+        sequences = self.pool_clips * (self.pool_frames // self.clip_frames)
+        if self.batch > sequences:
+            rule = "pool_clips x pool_frames" if self.clip_frames == 1 else "pool_clips x (pool_frames // clip_frames)"
+            raise InputError(f"training: batch must be at most {rule} = {sequences}, got {self.batch}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear rise, then a cosine to 0."""
@@ -86,7 +91,15 @@ class TrainingRun:
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
         self.step = 0
         self.seconds = 0.0
-        self.history: list[list[float]] = []
+        self.history: list[dict[str, float]] = []
+
+    def note(self, measured: dict[str, float]) -> None:
+        """Add a line to the history: what was measured since the last one."""
+        self.history.append({"step": self.step, "learning_rate": self.plan.rate(self.step - 1), **measured})
+
+    def latest(self) -> str:
+        """Return the last line of the history in words, for people who watch."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in list(self.history[-1].items())[2:])
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all: tensors, and in its header the step and the history."""
@@ -97,8 +110,8 @@ class TrainingRun:
         with replacing(self.checkpoint) as temporary:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={"run": json.dumps(header)})
-        lines = [",".join(f"{value:.6g}" for value in row) for row in self.history]
-        write_text(self.out.with_suffix(".csv"), "\n".join(["step,learning_rate,loss,validation_pck@0.05", *lines, ""]))
+        lines = [",".join(f"{value:.6g}" for value in row.values()) for row in self.history]
+        write_text(self.out.with_suffix(".csv"), "\n".join([",".join(self.history[-1]), *lines, ""]))
 
     def load(self) -> None:
         """Go on from the checkpoint if there is one; InputError where it is damaged or of another plan."""
