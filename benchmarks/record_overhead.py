@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 import skipsim
+from skipsim.traces.convert import convert, reset
 from skipsim.traces.models import MODELS
 from skipsim.traces.record import record
-from skipsim.traces.skipconv import convert, reset
 
 BOUND = 1.3
 THRESHOLD = 0.05

@@ -15,16 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipsim.errors import InputError
+from skipsim.traces.convert import convert, dense_copy, is_converted, left_dense
 from skipsim.traces.gates import InputNormGate, OutputNormGate
 from skipsim.traces.layer import Layer
-from skipsim.traces.skipconv import (
-    UPDATES,
-    SkipConv2d,
-    convert,
-    dense_copy,
-    is_converted,
-    left_dense,
-)
+from skipsim.traces.skipconv import UPDATES, SkipConv2d
 
 FORMS = sorted(UPDATES)
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipsim import load_trace
+from skipsim.traces.convert import convert
 from skipsim.traces.gates import InputNormGate, OutputNormGate
 from skipsim.traces.layer import Layer
 from skipsim.traces.quality import agreement
 from skipsim.traces.record import layers_of, record
-from skipsim.traces.skipconv import SkipConv2d, convert
+from skipsim.traces.skipconv import SkipConv2d
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 GATE = InputNormGate(threshold=0.02)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipsim.errors import InputError
+from skipsim.traces.convert import convert
 from skipsim.traces.gates import InputNormGate
 from skipsim.traces.record import record
-from skipsim.traces.skipconv import convert
 from skipsim.traces.trace import Trace
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]

@@ -14,13 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipsim.errors import InputError
+from skipsim.traces.convert import convert, reset
 from skipsim.traces.gates import InputNormGate, OutputNormGate
-from skipsim.traces.skipconv import (
-    UPDATES,
-    SkipConv2d,
-    convert,
-    reset,
-)
+from skipsim.traces.skipconv import UPDATES, SkipConv2d
 
 FORMS = sorted(UPDATES)
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from skipsim import __version__
 from skipsim.errors import InputError
+from skipsim.traces.convert import convert, dense_copy, is_converted, left_dense, reset
 from skipsim.traces.frame_reader import FrameReader, device_and_dtype, hash_values
 from skipsim.traces.gates import BlockShape, Gate, block_shape
 from skipsim.traces.layer import Layer
 from skipsim.traces.models import network as make_network
-from skipsim.traces.skipconv import SkipConv2d, convert, dense_copy, is_converted, left_dense, reset
+from skipsim.traces.skipconv import SkipConv2d
 from skipsim.traces.trace import Trace, TraceWriter
 from skipsim.traces.watch import Masks, OwnMask, Watch
 

@@ -1,21 +1,17 @@
-"""SkipConv2d: a convolution that computes only the blocks its gate lets through; convert(model, gate) makes them."""
+"""SkipConv2d: a convolution that computes only the blocks its gate lets through; `convert` makes them."""
 
 from __future__ import annotations
 
-import copy
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from skipsim.errors import InputError, nearest
-from skipsim.traces.gates import GATES, BlockShape, Gate, block_shape, grid_mask, refine
+from skipsim.errors import InputError
+from skipsim.traces.gates import Gate, grid_mask, refine
 from skipsim.traces.layer import Layer
 from skipsim.traces.receptive_field import ReceptiveField, layer_of
 
@@ -241,133 +237,3 @@ UPDATES: dict[str, Callable[[SkipConv2d, _State, Tensor, Tensor], tuple[Tensor, 
     "accumulate": _accumulate,
     "recompute": _recompute,
 }
-
-
-def convert(
-    model: nn.Module,
-    gate: Gate | None = None,
-    *,
-    update: str = "recompute",
-    reset_every: int | None = None,
-    mask: MaskHook | None = None,
-    block: BlockShape | None = None,
-) -> nn.Module:
-    """Return a copy of a model in which every nn.Conv2d skips what its gate leaves out; the given model stays as it is.
-
-    Call the copy with one frame after the other: each call is one frame, the first one is computed densely. A module
-    that runs several times per frame keeps state for each call. Everything but the convolutions stays, batch
-    normalisation included, and so do all names: state dicts fit both ways. Run it in evaluation mode.
-
-    Args:
-        model: any module. nn.Conv2d subclasses with a forward() of their own, Conv1d, Conv3d and transposed
-            convolutions stay dense; a warning names them (see `left_dense`).
-        gate: decides from the change of the input, e.g. InputNormGate(threshold=0.05, block=4).
-        update: "recompute", "accumulate" or "previous"; see SkipConv2d.
-        reset_every: compute every so many frames densely again; None = only the first.
-        mask: instead of a gate, your own decision: a function that is called with each SkipConv2d on each frame but the
-            reference frames, and returns its mask (see `grid_mask`), or None to compute all. `module.layer_name`,
-            `module.call` and `module.frame` say which is asked for.
-        block: with `mask`: output pixels that share one decision, one number or a pair (rows, cols); default 1.
-
-    Raises:
-        InputError: a model without convolutions or one converted before, both or neither of gate and mask, bad values.
-    """
-    _check_choice(gate, mask, block)
-    if update not in UPDATES:
-        raise InputError(f"convert: update {update!r} is unknown; {nearest(str(update), UPDATES)}")
-    if reset_every is not None and (
-        isinstance(reset_every, bool) or not isinstance(reset_every, int) or reset_every < 1
-    ):
-        raise InputError(f"convert: reset_every must be a whole number >= 1 or None, got {reset_every!r}")
-    if is_converted(model):
-        raise InputError("convert: the model is converted already; convert the original")
-    converted = copy.deepcopy(model)
-    clock = FrameClock(reset_every)
-    found = False
-    for name, module in converted.named_modules():
-        if isinstance(module, nn.Conv2d) and any(is_lazy(parameter) for parameter in module.parameters()):
-            raise InputError(f"convert: layer {name!r} has no weights yet (a lazy module); run the model once before")
-        if not _convertible(module):
-            continue
-        found = True
-        # Changing the class in place keeps parameters, hooks and every reference to the module, shared ones included.
-        _set_class(module, _skipping_class(type(module)))
-        assert isinstance(module, SkipConv2d)
-        module.layer_name = name or type(model).__name__
-        module._clock, module._gate, module._mask, module._update = clock, gate, mask, update
-        module._block = block_shape(1 if block is None else block)
-        module.forget()
-    if not found:
-        raise InputError(f"convert: {type(model).__name__} has no nn.Conv2d that can be converted (a scripted model?)")
-    converted.register_forward_pre_hook(clock.start_frame)
-    dense = left_dense(converted)
-    if dense:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in dense.items())
-        warnings.warn(f"convert: left dense, because only plain nn.Conv2d is converted: {listed}", stacklevel=2)
-    return converted
-
-
-def reset(model: nn.Module) -> None:
-    """Make the next frame of a converted model the first of a new clip; frees all state."""
-    for module in model.modules():
-        if isinstance(module, SkipConv2d):
-            module.forget()
-
-
-def is_converted(model: nn.Module) -> bool:
-    """Tell whether any convolution of the model has been converted."""
-    return any(isinstance(module, SkipConv2d) for module in model.modules())
-
-
-def left_dense(model: nn.Module) -> dict[str, str]:
-    """Return the convolutions that `convert` does not or did not convert: {name: class}."""
-    kinds = (nn.modules.conv._ConvNd,)
-    return {
-        name or type(model).__name__: type(module).__name__
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and not isinstance(module, SkipConv2d) and not _convertible(module)
-    }
-
-
-def dense_copy(model: nn.Module) -> nn.Module:
-    """Return a converted model as it was before; the copy shares parameters and buffers with the given one."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    shared |= {id(module._states): {} for module in model.modules() if isinstance(module, SkipConv2d)}
-    plain = copy.deepcopy(model, shared)
-    for module in plain.modules():
-        if isinstance(module, SkipConv2d):
-            _set_class(module, module.plain_class)
-    return plain
-
-
-def _set_class(module: nn.Module, kind: type[nn.Module]) -> None:
-    module.__class__ = kind
-
-
-def _convertible(module: nn.Module) -> bool:
-    kind = type(module)
-    if not issubclass(kind, nn.Conv2d) or issubclass(kind, SkipConv2d):
-        return False
-    return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
-
-
-def _skipping_class(plain: type) -> type[SkipConv2d]:
-    if plain is nn.Conv2d:
-        return SkipConv2d
-    return type(f"Skip{plain.__name__}", (SkipConv2d, plain), {"plain_class": plain})
-
-
-def _check_choice(gate: Any, mask: Any, block: Any) -> None:
-    if isinstance(gate, str):
-        hint = nearest(gate, GATES)
-        raise InputError(f"convert: gate must be a gate such as InputNormGate(threshold=0.05), got {gate!r}; {hint}")
-    if gate is not None and not isinstance(gate, Gate):
-        raise InputError(f"convert: gate must be a gate such as InputNormGate(threshold=0.05), got {gate!r}")
-    if mask is not None and not callable(mask):
-        raise InputError(f"convert: mask must be a function of the module, got {mask!r}")
-    if (gate is None) == (mask is None):
-        raise InputError(f"convert: give either a gate or a mask function, got {'neither' if gate is None else 'both'}")
-    if gate is not None and block is not None:
-        raise InputError("convert: block belongs to the gate; it is an argument only together with mask")
-    if block is not None:
-        block_shape(block)

@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # the same names as in _HOME, for editors and type checkers
     from skipsim.hwmodels.hardware import machines as machines
     from skipsim.simulator.report import Report as Report
     from skipsim.simulator.simulate import simulate as simulate
+    from skipsim.traces.convert import convert as convert
     from skipsim.traces.gates import InputNormGate as InputNormGate
     from skipsim.traces.gates import OutputNormGate as OutputNormGate
     from skipsim.traces.layer import Layer as Layer
     from skipsim.traces.models import network as network
     from skipsim.traces.models import networks as networks
     from skipsim.traces.record import record as record
-    from skipsim.traces.skipconv import convert as convert
     from skipsim.traces.synthetic import synthetic_trace as synthetic_trace
     from skipsim.traces.trace import Trace as Trace
     from skipsim.traces.trace import load_trace as load_trace
@@ -43,7 +43,7 @@ _HOME = {
     "OutputNormGate": "traces.gates",
     "Report": "simulator.report",
     "Trace": "traces.trace",
-    "convert": "traces.skipconv",
+    "convert": "traces.convert",
     "load_hardware": "hwmodels.hardware",
     "load_trace": "traces.trace",
     "machines": "hwmodels.hardware",
