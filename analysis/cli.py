@@ -254,7 +254,9 @@ def check_machine(file: str, as_json: bool) -> None:
 @click.argument("path", metavar="TRACE|TOPOLOGY")
 @HARDWARE
 @SET
-@click.option("--tile", default="auto", show_default=True, help="RxC output pixels, full (the whole map), or auto.")
+@click.option(
+    "--tile", default="auto", show_default=True, help="RxC output pixels, full (the map), auto, or per-layer."
+)
 @click.option("--dense", is_flag=True, help="Simulate the dense schedule only.")
 @click.option("--engine", default="fast", show_default=True, help="fast, or reference: the slow definition of time.")
 @click.option("--timeline", type=click.Path(path_type=Path), help="Write one frame as .json(.gz) that Perfetto opens.")
@@ -282,21 +284,15 @@ def simulate(
     machine = _hardware(hardware, settings)
     found = load_trace(path)
 
-    from skipsim.simulator.schedule import dense_schedule, gated_schedule
-    from skipsim.simulator.simulate import parse_tile
+    from skipsim.simulator.simulate import schedule_of
     from skipsim.simulator.simulate import simulate as run
     from skipsim.simulator.timeline import write_timeline
 
     with working("simulating (the first run after installation compiles the engine, which takes a minute)"):
         report = run(found, machine, tile=tile, engine=engine, dense=dense)
         if timeline:
-            size = None if report.tile == "dense" else parse_tile(report.tile)
-            if dense or size is None:
-                schedule = dense_schedule(found, machine, size)
-            else:
-                schedule = gated_schedule(found, machine, size)
             gated = (number for number in range(found.frames) if not found.reference(number))
-            write_timeline(timeline, schedule, next(gated, 0) if frame is None else frame)
+            write_timeline(timeline, schedule_of(found, report), next(gated, 0) if frame is None else frame)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -73,11 +73,11 @@ def _pair(entry: Any) -> tuple[int, int]:
 
 
 def _tiles(value: Any) -> Any:
-    """Check tiles: "auto", "full" or "ROWSxCOLS"; 8 means "8x8"."""
+    """Check tiles: "auto", "full", "per-layer" or "ROWSxCOLS"; 8 means "8x8"."""
     tiles = tuple(f"{entry}x{entry}" if type(entry) is int else entry for entry in _axis(value))
     for tile in tiles:
-        if not isinstance(tile, str) or not re.fullmatch(r"auto|full|[1-9]\d*x[1-9]\d*", tile):
-            raise ValueError(f'must be "auto", "full" or "ROWSxCOLS" with sides >= 1, not {tile!r}')
+        if not isinstance(tile, str) or not re.fullmatch(r"auto|full|per-layer|[1-9]\d*x[1-9]\d*", tile):
+            raise ValueError(f'must be "auto", "full", "per-layer" or "ROWSxCOLS" with sides >= 1, not {tile!r}')
     return tiles
 
 

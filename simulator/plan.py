@@ -7,6 +7,7 @@ once. All integers, so that lowering can be compiled.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from skipsim.simulator.dataflow import DATAFLOWS, array_cost, convolution, store
 from skipsim.traces.layer import Layer
 
 Tile = tuple[int, int]
+Tiling = Mapping[str, Tile | None]  # by layer label; None: the layer stays dense
 MOST_PACKED = 16  # beyond it a better-filled last fold is worth less than the overlap that large passes lose
 FILLS_HIDDEN = 4  # streaming dataflows: pack until the stream is this many times the fill
 

@@ -13,6 +13,7 @@ from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.energy import ACTIONS, energy_pj
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.counters import CAUSES
+from skipsim.simulator.plan import Tiling
 from skipsim.simulator.tiles import W
 from skipsim.traces.layer import Layer
 
@@ -26,11 +27,12 @@ class Report:
 
     hardware: Hardware
     network: tuple[Layer, ...]
-    tile: str  # of the gated layers: "8x8", "full"; "dense" = each layer's own best
+    tile: str  # of the gated layers: "8x8", "full", "per-layer"; "dense" = each layer's own best
     cycles_by_stage: NDArray[np.int64]  # [frames, layers]
     causes_by_stage: NDArray[np.int64]  # [frames, layers, causes], summed over cores
     work: NDArray[np.int64]  # [frames, layers, work columns]
     dense: Report | None = None  # None only in the dense schedule's own report
+    tiling: Tiling | None = None  # "per-layer": the tile of every gated layer; None: it stays dense
 
     def _total(self, column: str) -> int:
         return int(self.work[:, :, W[column]].sum())
@@ -147,7 +149,7 @@ class Report:
         pixels = np.array([layer.out_pixels for layer in self.network])
         table = pd.DataFrame(
             {
-                "name": np.tile([_label(layer) for layer in self.network], frames),
+                "name": np.tile([layer.label for layer in self.network], frames),
                 "frame": np.repeat(np.arange(frames), layers),
                 "cycles": self.cycles_by_stage.ravel(),
             }
@@ -214,7 +216,3 @@ class Report:
             f"{self.latency_ms_per_frame:.3f} ms/frame, "
             f"speed-up {self.speedup:.2f}, MAC reduction {self.mac_reduction:.2f}, realised {self.realised:.2f})"
         )
-
-
-def _label(layer: Layer) -> str:
-    return layer.name if not layer.call else f"{layer.name}@{layer.call}"

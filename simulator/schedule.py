@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipsim.errors import InputError, nearest
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.baseline import WHOLE_MAP, dense_tile
 from skipsim.simulator.lowering import lower
-from skipsim.simulator.plan import Tile, Traffic, plan, plan_arrays
+from skipsim.simulator.plan import Tile, Tiling, Traffic, plan, plan_arrays
 from skipsim.simulator.residency import addresses, dense_traffic, gated_traffic, reference_traffic
 from skipsim.simulator.tiles import Tiles
+from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
 
 NO_BITS = np.zeros(0, np.uint8)
@@ -84,15 +87,36 @@ class Schedule:
         return plan_arrays([plan(layer, self.hardware, size, one) for layer, size, one in layers])
 
 
-def gated_schedule(trace: Trace, hardware: Hardware, tile: Tile) -> Schedule:
-    """Lay out a trace at one tile size; if no layer is gated, `tile` holds for all of them."""
+def gated_schedule(trace: Trace, hardware: Hardware, tile: Tile | Tiling) -> Schedule:
+    """Lay out a trace at one tile size, or at one for each layer; if no layer is gated, `tile` holds for all of them.
+
+    A layer whose tile is None stays dense: no gate, no index, everything computed, whatever its mask says.
+    """
+    if isinstance(tile, Mapping):
+        by_layer = _by_layer(trace.layers, tile)
+        dense = [replace(layer, gate="none") if one is None else layer for layer, one in by_layer]
+        trace, wanted = replace(trace, layers=tuple(dense)), tuple(one for _, one in by_layer)
+    else:
+        wanted = (tile,) * len(trace.layers)
     traffic = tuple(gated_traffic(trace, hardware))
     any_gated = any(one.gated for one in traffic)
     sizes = tuple(
-        tile if one.gated or not any_gated else dense_tile(layer, hardware, one)
-        for layer, one in zip(trace.layers, traffic, strict=True)
+        size if size and (one.gated or not any_gated) else dense_tile(layer, hardware, one)
+        for layer, one, size in zip(trace.layers, traffic, wanted, strict=True)
     )
     return Schedule(trace, hardware, sizes, traffic)
+
+
+def _by_layer(layers: tuple[Layer, ...], tiling: Tiling) -> list[tuple[Layer, Tile | None]]:
+    """Pair layers with their tiles; every gated layer needs one, and no other name may be there."""
+    labels = [layer.label for layer in layers]
+    for name in tiling:
+        if name not in labels:
+            raise InputError(f"tile: no layer {name!r}; {nearest(name, labels)}")
+    for layer in layers:
+        if layer.gate != "none" and layer.label not in tiling:
+            raise InputError(f"tile: layer {layer.label!r} has a gate and no tile; name every gated layer")
+    return [(layer, tiling.get(layer.label)) for layer in layers]
 
 
 def dense_schedule(trace: Trace, hardware: Hardware, tile: Tile | None = None) -> Schedule:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,9 @@ from skipsim.errors import InputError, nearest
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator import fast, reference
 from skipsim.simulator.baseline import WHOLE_MAP
+from skipsim.simulator.best_tiles import best_tiles
 from skipsim.simulator.counters import Counters
-from skipsim.simulator.plan import Tile
+from skipsim.simulator.plan import Tile, Tiling
 from skipsim.simulator.report import Report
 from skipsim.simulator.schedule import Schedule, dense_schedule, gated_schedule, tile_name
 from skipsim.simulator.tiles import Machine, Tiles, machine
@@ -21,6 +23,7 @@ from skipsim.traces.trace import Trace
 
 ENGINES: dict[str, Callable[[Tiles, Machine], Counters]] = {"fast": fast.run, "reference": reference.run}
 AUTO_SIZES = (64, 32, 16, 8, 4, 2, 1)
+PER_LAYER = "per-layer"
 
 
 def parse_tile(tile: Tile | int | str) -> Tile | None:
@@ -35,28 +38,59 @@ def parse_tile(tile: Tile | int | str) -> Tile | None:
         sides = [int(part) if part.isdecimal() else part for part in (parts * 2 if len(parts) == 1 else parts)]
     rows, cols = sides if len(sides) == 2 else (0, 0)
     if type(rows) is not int or type(cols) is not int or min(rows, cols) < 1:
-        raise InputError(f"tile {tile!r}: must be ROWSxCOLUMNS of at least 1x1, 'full' or 'auto'")
+        raise InputError(f"tile {tile!r}: must be ROWSxCOLUMNS of at least 1x1, 'full', 'auto' or 'per-layer'")
     return rows, cols
 
 
+def parse_tiling(tiling: Mapping[str, Tile | int | str | None]) -> Tiling:
+    """Return tiles by layer; "dense" (or None) is None: the layer stays dense."""
+    found: dict[str, Tile | None] = {}
+    for name, tile in tiling.items():
+        found[name] = None if tile in ("dense", None) else parse_tile(tile or "dense")
+        if tile == "auto":
+            raise InputError(f"tile of layer {name!r}: must be ROWSxCOLUMNS, 'full' or 'dense', got 'auto'")
+    return found
+
+
 def simulate(
-    trace: Trace, hardware: Hardware, tile: Tile | int | str = "auto", engine: str = "fast", dense: bool = False
+    trace: Trace,
+    hardware: Hardware,
+    tile: Tile | int | str | Mapping[str, Tile | int | str | None] = "auto",
+    engine: str = "fast",
+    dense: bool = False,
 ) -> Report:
     """Simulate a trace on a machine.
 
     `tile`: (rows, columns) in output pixels, "8x8", "full", or "auto": the fastest of full, 64, 32, ... down to the
-    trace's finest block. It holds for gated layers; layers without a gate, and reference frames, run at the dense
-    schedule's own best tile (if no layer is gated, `tile` holds for all). `dense`: report the dense schedule instead.
+    trace's finest block; "per-layer": each layer at its own fastest, see `best_tiles`; or a mapping from every gated
+    layer's label to its tile or "dense". It holds for gated layers; layers without a gate, and reference frames, run at
+    the dense schedule's own best tile (if no layer is gated, `tile` holds for all). `dense`: report the dense schedule
+    instead.
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown; {nearest(engine, ENGINES)}")
-    size = parse_tile(tile)
+    by_layer = isinstance(tile, Mapping) or tile == PER_LAYER
+    if dense and by_layer:
+        raise InputError("tile: the dense schedule takes one tile for all layers, or 'auto': each layer's own best")
     if dense:
+        size = parse_tile(tile)  # type: ignore[arg-type]
         return _report(dense_schedule(trace, hardware, size), tile_name(size) if size else "dense", engine, None)
     baseline = _report(dense_schedule(trace, hardware), "dense", engine, None)
-    if size is None:
-        size = _fastest_tile(trace, hardware)
+    if by_layer:
+        tiling = parse_tiling(tile) if isinstance(tile, Mapping) else best_tiles(trace, hardware, _cycles)
+        return replace(_report(gated_schedule(trace, hardware, tiling), PER_LAYER, engine, baseline), tiling=tiling)
+    size = parse_tile(tile) or _fastest_tile(trace, hardware)  # type: ignore[arg-type]
     return _report(gated_schedule(trace, hardware, size), tile_name(size), engine, baseline)
+
+
+def schedule_of(trace: Trace, report: Report) -> Schedule:
+    """Lay out a trace again as it ran in a report of it, for example to draw its timeline."""
+    if report.tiling is not None:
+        return gated_schedule(trace, report.hardware, report.tiling)
+    size = None if report.tile == "dense" else parse_tile(report.tile)
+    if report.dense is None or size is None:
+        return dense_schedule(trace, report.hardware, size)
+    return gated_schedule(trace, report.hardware, size)
 
 
 def compile_engine() -> None:
@@ -77,6 +111,11 @@ def _fastest_tile(trace: Trace, hardware: Hardware) -> Tile:
     if not cycles:
         raise problem
     return min(cycles, key=lambda tile: cycles[tile])  # of equally fast ones the largest
+
+
+def _cycles(schedule: Schedule) -> NDArray[np.int64]:
+    """Return cycles [frames, layers] of a schedule."""
+    return _report(schedule, "", "fast", None).cycles_by_stage
 
 
 def _report(schedule: Schedule, tile: str, engine: str, baseline: Report | None) -> Report:

@@ -59,7 +59,7 @@ def timeline_events(schedule: Schedule, frame: int) -> Iterator[dict[str, Any]]:
     """Yield Chrome trace events: names, one slice per phase of every tile (per pass on the array), the counter."""
     tiles, hardware = schedule.tiles(frame), schedule.hardware
     counters = fast.run(tiles, machine(hardware), events=True)
-    names = [layer.name if not layer.call else f"{layer.name}@{layer.call}" for layer in schedule.trace.layers]
+    names = [layer.label for layer in schedule.trace.layers]
     per_microsecond = hardware.clock_hz / 1e6
     for core in range(hardware.cores):
         yield {"ph": "M", "name": "process_name", "pid": core, "args": {"name": f"{hardware.name} core {core}"}}

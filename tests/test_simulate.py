@@ -62,7 +62,7 @@ def test_other_tiles_are_refused(tile):
         simulate(clip(), EDGE, tile=tile)
     message = str(error.value)
     assert message.startswith("tile ")
-    assert message.endswith(": must be ROWSxCOLUMNS of at least 1x1, 'full' or 'auto'")
+    assert message.endswith(": must be ROWSxCOLUMNS of at least 1x1, 'full', 'auto' or 'per-layer'")
     assert "\n" not in message
 
 

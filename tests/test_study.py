@@ -119,7 +119,11 @@ MISTAKES = [
     ('["pose_small"]', '""', "recording.network: string should have at least 1 character, got ''"),
     ('["edge-npu", "auto-npu"]', "[]", "simulation.hardware is empty; an axis needs at least one value"),
     ('hardware = ["edge-npu", "auto-npu"]', "", "simulation.hardware is missing"),
-    ('"full"', '"0x8"', 'simulation.tile: must be "auto", "full" or "ROWSxCOLS" with sides >= 1, not \'0x8\''),
+    (
+        '"full"',
+        '"0x8"',
+        'simulation.tile: must be "auto", "full", "per-layer" or "ROWSxCOLS" with sides >= 1, not \'0x8\'',
+    ),
     ("[4, 2]]", "0]", 'recording.block: must be a whole number >= 1 or "ROWSxCOLS", not 0'),
     ("[0.02, 1]", "[-0.1]", "recording.threshold: input should be greater than or equal to 0, got -0.1"),
     ("[0.02, 1]", '["a"]', "recording.threshold: input should be a valid number, got 'a'"),

@@ -71,6 +71,11 @@ class Layer:
         return self.name, self.call
 
     @property
+    def label(self) -> str:
+        """The identity as one word: "name", or "name@call" for repeated calls."""
+        return f"{self.name}@{self.call}" if self.call else self.name
+
+    @property
     def grid_rows(self) -> int:
         """Rows of the mask: ceil(out_rows / block_rows)."""
         return -(-self.out_rows // self.block_rows)
