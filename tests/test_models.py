@@ -19,7 +19,11 @@ from skipsim.traces.quality import pose_quality
 
 ORACLES = Path(__file__).parent / "oracles"
 with (ORACLES / "networks.csv").open() as file:
-    PUBLISHED = [row for row in csv.DictReader(file) if row["model"].startswith("hrnet")]
+    PUBLISHED = list(csv.DictReader(file))
+# Their name in the table -> ours.
+NAMES = {"hrnet_w32": "hrnet_w32", "hrnet_w48": "hrnet_w48"} | {
+    f"tf_efficientdet_d{size}": f"efficientdet_d{size}" for size in range(4)
+}
 
 
 def tiny():
@@ -31,20 +35,31 @@ def on_meta(name, **options):
         return network(name, **options)
 
 
-def conv_macs_and_calls(model, rows, cols):
-    counts = []
+def conv_calls(model, rows, cols):
+    """Return (module, MACs) of every convolution call on one picture."""
+    calls = []
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda m, _, out: counts.append(out.numel() * m.weight[0].numel()))
+            module.register_forward_hook(lambda m, _, out: calls.append((m, out.numel() * m.weight[0].numel())))
     model(torch.empty(1, 3, rows, cols, device=next(model.parameters()).device))
-    return sum(counts), len(counts)
+    return calls
 
 
-@pytest.mark.parametrize("name", ["hrnet_w32", "hrnet_w48"])
-def test_every_tensor_has_the_published_name_and_shape(name):
-    published = json.loads((ORACLES / "state_dicts" / f"{name}_17joints.json").read_text())
+@pytest.mark.parametrize(
+    ("name", "file", "tensors"),
+    [
+        ("hrnet_w32", "hrnet_w32_17joints", 1754),
+        ("hrnet_w48", "hrnet_w48_17joints", 1754),
+        ("efficientdet_d0", "tf_efficientdet_d0", 784),
+        ("efficientdet_d1", "tf_efficientdet_d1", 1004),
+        ("efficientdet_d2", "tf_efficientdet_d2", 1076),
+        ("efficientdet_d3", "tf_efficientdet_d3", 1270),
+    ],
+)
+def test_every_tensor_has_the_published_name_and_shape(name, file, tensors):
+    published = json.loads((ORACLES / "state_dicts" / f"{file}.json").read_text())
     ours = {key: list(tensor.shape) for key, tensor in on_meta(name).state_dict().items()}
-    assert len(published) == 1754
+    assert len(published) == tensors
     assert ours == published
 
 
@@ -52,15 +67,22 @@ def test_every_tensor_has_the_published_name_and_shape(name):
     "row", PUBLISHED, ids=lambda r: f"{r['model']}-{r['input_rows']}x{r['input_cols']}-{r['outputs']}"
 )
 def test_parameters_macs_and_calls_equal_the_published_definition(row):
-    model = on_meta(row["model"], outputs=int(row["outputs"]))
-    assert sum(parameter.numel() for parameter in model.parameters()) == int(row["params"])
-    macs, calls = conv_macs_and_calls(model, int(row["input_rows"]), int(row["input_cols"]))
-    assert (macs, calls) == (int(row["conv_macs"]), int(row["conv_calls"]))
+    model = on_meta(NAMES[row["model"]], outputs=int(row["outputs"]))
+    calls = conv_calls(model, int(row["input_rows"]), int(row["input_cols"]))
+    counts = {
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "conv_macs": sum(macs for _, macs in calls),
+        "conv_calls": len(calls),
+        "conv_modules": len({module for module, _ in calls}),
+        "depthwise_macs": sum(macs for module, macs in calls if module.groups == module.in_channels > 1),
+        "state_dict_keys": len(model.state_dict()),
+    }
+    assert counts == {column: int(row[column]) for column in counts}
 
 
 def test_table_has_the_rows_that_were_compared():
-    assert {row["model"] for row in PUBLISHED} == {"hrnet_w32", "hrnet_w48"}
-    assert len(PUBLISHED) == 8
+    assert {row["model"] for row in PUBLISHED} == set(NAMES)
+    assert len(PUBLISHED) == 12
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(64, 64), (61, 75), (33, 40)])
@@ -82,7 +104,7 @@ def test_normalisation_happens_inside_and_stays_out_of_the_state_dict():
 def test_small_network_is_small_and_cheap():
     model = on_meta("pose_small")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    macs, _ = conv_macs_and_calls(model, 128, 128)
+    macs = sum(macs for _, macs in conv_calls(model, 128, 128))
     assert 1e6 < parameters < 2e6
     assert 1e8 < macs < 2.5e8
 
@@ -119,7 +141,9 @@ def test_listing_needs_no_torch():
     code = "import sys, skipsim; print(skipsim.networks()); assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == str(networks()) == "['hrnet_w32', 'hrnet_w48', 'pose_small']"
+    assert result.stdout.strip() == str(networks())
+    assert networks() == sorted(MODELS)
+    assert {"efficientdet_d0", "hrnet_w48", "pose_small"} <= set(networks())
 
 
 def small_file(folder, change=lambda tensors: tensors):

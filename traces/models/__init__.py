@@ -33,6 +33,18 @@ class Model:
 
 
 MODELS: dict[str, Model] = {
+    "efficientdet_d0": Model(
+        "efficientdet:efficientdet_d0", 512, 512, None, "detection, 3.9 M parameters; Tan et al., CVPR 2020"
+    ),
+    "efficientdet_d1": Model(
+        "efficientdet:efficientdet_d1", 640, 640, None, "detection, 6.6 M parameters; Tan et al., CVPR 2020"
+    ),
+    "efficientdet_d2": Model(
+        "efficientdet:efficientdet_d2", 768, 768, None, "detection, 8.1 M parameters; Tan et al., CVPR 2020"
+    ),
+    "efficientdet_d3": Model(
+        "efficientdet:efficientdet_d3", 896, 896, None, "detection, 12.0 M parameters; Tan et al., CVPR 2020"
+    ),
     "hrnet_w32": Model("hrnet:hrnet_w32", 256, 192, None, "pose, 28.5 M parameters; Sun et al., CVPR 2019"),
     "hrnet_w48": Model("hrnet:hrnet_w48", 256, 192, None, "pose, 63.6 M parameters; Sun et al., CVPR 2019"),
     "pose_small": Model("hrnet:pose_small", 128, 128, "pose_small.safetensors", "pose of procedural clips, trained"),
