@@ -36,7 +36,7 @@ lint: setup  ## ruff, mypy, import-linter, codespell
 	$(BIN)/codespell
 
 check-source: setup  ## tests on the checkout
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check-wheel: setup  ## build sdist and wheel, install the wheel elsewhere, run the tests against it there
 	bash .ci/check-wheel
