@@ -132,7 +132,7 @@ def machine_text(hardware: Hardware) -> str:
     numbers = {
         key: {name: entry for name, entry in value.items() if name != "source"} if isinstance(value, dict) else value
         for key, value in hardware.model_dump().items()
-        if key not in ("name", "source")
+        if key not in ("name", "source") and value is not None
     }
     return json.dumps(numbers, sort_keys=True)
 

@@ -80,12 +80,13 @@ class Recommendation:
         """Return the recommendation in plain words, several lines."""
         row = self.row
         left = 100 * row["latency_ms"] / row["dense_latency_ms"]
+        energy = row["energy_uj"] / row["dense_energy_uj"]  # not a number on a measured processor
         lines = [
             self._headline(),
             self._accuracy(),
             f"  MAC reduction {row['mac_reduction']:.2f}x, speed-up {row['speedup']:.2f}x "
-            f"({row['latency_ms']:.3g} ms a frame, dense {row['dense_latency_ms']:.3g} ms), "
-            f"energy {row['energy_uj'] / row['dense_energy_uj']:.0%} of dense.",
+            f"({row['latency_ms']:.3g} ms a frame, dense {row['dense_latency_ms']:.3g} ms)"
+            + (f", energy {energy:.0%} of dense." if energy == energy else "; energy is not known."),
             f"  {row['realised']:.0%} of the MAC reduction is realised: of 100 dense cycles "
             f"{self.proportional_cycles:.1f} would be left if time followed the MACs, {left:.1f} are.",
             *self._difference(left - self.proportional_cycles),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 from typing import Any
 
 from skipsim.analysis.causes import CAUSE_GROUPS
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import Hardware
+from skipsim.hwmodels.processor import Processor
 from skipsim.simulator.report import Report
 from skipsim.traces.trace import Trace
 
@@ -105,6 +107,8 @@ def describe_machines(machines: Iterable[Hardware]) -> str:
 
 
 def _machine_row(hardware: Hardware) -> tuple[str, ...]:
+    if hardware.processor is not None:
+        return _processor_row(hardware, hardware.processor)
     array, sizes = hardware.array, hardware.buffers
     sram = hardware.cores * (sizes.input_bytes + sizes.weight_bytes + sizes.output_bytes) + sizes.global_bytes
     operations = 2 * hardware.cores * array.rows * array.cols * hardware.clock_hz
@@ -119,6 +123,20 @@ def _machine_row(hardware: Hardware) -> tuple[str, ...]:
         "no limit" if sram == float("inf") else quantity(sram, "B"),
         "no limit" if endless else quantity(bandwidth, "B/s"),
         f"{area_mm2(hardware)['total']:.1f} mm2",
+    )
+
+
+def _processor_row(hardware: Hardware, processor: Processor) -> tuple[str, ...]:
+    host, peaks = processor.host, processor.peaks
+    return (
+        hardware.name,
+        str(hardware.cores),
+        "measured",
+        quantity(hardware.clock_hz, "Hz"),
+        quantity(peaks.fma_gflops * 1e9, "OPS"),
+        quantity(sum(host.cache_bytes), "B"),
+        quantity(peaks.stream_gb_per_s[-1] * 1e9, "B/s"),
+        "not known",
     )
 
 
@@ -151,7 +169,7 @@ def _column(title: str, report: Report) -> list[str]:
         title,
         f"{report.latency_ms_per_frame:.3f} ms",
         quantity(report.macs / frames),
-        quantity(report.energy_uj / frames * 1e-6, "J"),
+        "not known" if isnan(report.energy_uj) else quantity(report.energy_uj / frames * 1e-6, "J"),
         quantity((report.dram_read_bytes + report.dram_write_bytes) / frames, "B"),
     ]
 

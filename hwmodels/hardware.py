@@ -9,16 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from skipsim.atomic import write_text
 from skipsim.errors import InputError, nearest
-
-
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool | str):
-        raise ValueError("must be a number")
-    return value
+from skipsim.hwmodels.processor import Processor
+from skipsim.hwmodels.table import Number, Table, keys_of, to_toml
 
 
 def _size(value: float) -> float:
@@ -31,7 +27,6 @@ def _size(value: float) -> float:
 Cycles = Annotated[int, Field(ge=0, le=10**9)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Bits = Annotated[int, Field(ge=1, le=64)]
-Number = Annotated[float, BeforeValidator(_not_bool), Field(strict=False)]
 Size = Annotated[Number, Field(gt=0), AfterValidator(_size)]
 Rate = Annotated[Number, Field(gt=0, description="per cycle; inf = no limit")]
 Picojoules = Annotated[Number, Field(ge=0)]
@@ -40,14 +35,7 @@ Update = Literal["auto", "recompute", "difference", "delta"]
 Placement = Literal["none", "separate", "fused", "array"]
 
 
-class _Table(BaseModel):
-    """A frozen table that takes exactly its own keys and says where its numbers come from."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-    source: str = Field(min_length=1, description="where the numbers come from: document, page, or 'assumed: reason'")
-
-
-class Precision(_Table):
+class Precision(Table):
     """Widths of the numbers that move, in bits."""
 
     activation_bits: Bits
@@ -56,7 +44,7 @@ class Precision(_Table):
     state_bits: Bits | None = Field(None, description="output state kept between frames; default: activation_bits")
 
 
-class Array(_Table):
+class Array(Table):
     """The multiply-accumulate array of one core."""
 
     rows: Count
@@ -96,7 +84,7 @@ class Array(_Table):
         return self
 
 
-class Buffers(_Table):
+class Buffers(Table):
     """On-chip memories: the first three of each core, `global_bytes` shared; inf = never a limit."""
 
     halves: Count = Field(description="each buffer's parts: one is filled while another is used; 1 = no overlap")
@@ -106,7 +94,7 @@ class Buffers(_Table):
     global_bytes: Annotated[Number, Field(ge=0), AfterValidator(_size)] = 0
 
 
-class LayerRules(_Table):
+class LayerRules(Table):
     """What every layer pays, what moves per active tile, and how maps lie in memory."""
 
     launch_cycles: Cycles
@@ -114,21 +102,21 @@ class LayerRules(_Table):
     layout: Literal["nhwc", "nchw"]
 
 
-class GateUnit(_Table):
+class GateUnit(Table):
     """Where gates are evaluated and how fast; of one core."""
 
     placement: Placement
     elements_per_cycle: Rate = math.inf
 
 
-class IndexUnit(_Table):
+class IndexUnit(Table):
     """How a mask becomes a list of active tiles; of one core."""
 
     blocks_per_cycle: Rate
     cycles_per_tile: Cycles
 
 
-class Mover(_Table):
+class Mover(Table):
     """A gather or scatter DMA of one core."""
 
     setup_cycles: Cycles
@@ -136,7 +124,7 @@ class Mover(_Table):
     bytes_per_cycle: Rate
 
 
-class Memory(_Table):
+class Memory(Table):
     """The memory system that all cores share."""
 
     rule: Literal["ideal", "stream", "banked"]
@@ -155,7 +143,7 @@ class Memory(_Table):
         return self
 
 
-class Schedule(_Table):
+class Schedule(Table):
     """How tiles are dealt to cores and what may overlap."""
 
     distribution: Literal["static", "dynamic"] = "static"
@@ -163,7 +151,7 @@ class Schedule(_Table):
     prefetch_weights: bool = Field(default=False, description="fetch a layer's first weights as the previous one ends")
 
 
-class Energy(_Table):
+class Energy(Table):
     """Technology node, and overrides in picojoules for what the table in energy.py would derive."""
 
     technology_nm: Annotated[int, Field(ge=3, le=180)]
@@ -177,7 +165,7 @@ class Energy(_Table):
     leakage_mw: Annotated[Number, Field(ge=0)] | None = None
 
 
-class Hardware(_Table):
+class Hardware(Table):
     """One machine. Frozen; every key is checked on construction; `replace` returns a changed copy."""
 
     name: str = Field(min_length=1)
@@ -194,6 +182,16 @@ class Hardware(_Table):
     dram: Memory
     schedule: Schedule = Schedule(source="default: static dealing, nothing merged, nothing overlapped")
     energy: Energy
+    processor: Processor | None = Field(
+        None, description="a real CPU or GPU, measured: it then says how long things take"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _processor_stands_for_the_units(cls, data: Any) -> Any:
+        """Complete a measured processor, which has no array, buffers or movers of this model, by tables nobody uses."""
+        measured = isinstance(data, dict) and data.get("processor") is not None
+        return {**_UNITS_OF_A_PROCESSOR, **data} if measured else data
 
     def replace(self, **changes: Any) -> Hardware:
         """Return a copy with dotted keys replaced: `replace(**{"dram.bytes_per_cycle": 8})`."""
@@ -205,37 +203,49 @@ class Hardware(_Table):
                 target = target.get(table) if isinstance(target, dict) else None
             if not isinstance(target, dict) or key not in target or isinstance(target[key], dict):
                 raise InputError(f"hardware {self.name!r}: unknown key {dotted!r}; {nearest(dotted, hardware_keys())}")
+            if _is_unused(target):
+                raise InputError(
+                    f"hardware {self.name!r}: {dotted} changes nothing: this machine is a measured processor"
+                )
             target[key] = value
         return _checked(data, f"hardware {self.name!r}")
 
     def save(self, path: str | Path) -> None:
         """Write the machine as TOML, whole or not at all."""
         data = self.model_dump(exclude_none=True)
-        lines = [f"{key} = {_toml(value)}" for key, value in data.items() if not isinstance(value, dict)]
-        for table, values in data.items():
-            if isinstance(values, dict):
-                lines += ["", f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
-        write_text(path, "\n".join(lines) + "\n")
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-    return repr(value)
+        if self.processor is not None:
+            data = {key: value for key, value in data.items() if not _is_unused(value)}
+        write_text(path, to_toml(data))
 
 
 def hardware_keys() -> list[str]:
     """Return every dotted key a machine file may have."""
-    keys = []
-    for name, field in Hardware.model_fields.items():
-        table = field.annotation
-        if isinstance(table, type) and issubclass(table, BaseModel):
-            keys += [f"{name}.{key}" for key in table.model_fields]
-        else:
-            keys.append(name)
-    return keys
+    return keys_of(Hardware)
+
+
+_NOT_USED = "not used: [processor] says how long things take"
+
+
+def _unused(**numbers: Any) -> dict[str, Any]:
+    return {"source": _NOT_USED, **numbers}
+
+
+def _is_unused(table: Any) -> bool:
+    return isinstance(table, dict) and table.get("source") == _NOT_USED
+
+
+_UNITS_OF_A_PROCESSOR: dict[str, Any] = {
+    "precision": _unused(activation_bits=32, weight_bits=32, accumulator_bits=32),
+    "array": _unused(rows=1, cols=1, dataflow="dot_product"),
+    "buffers": _unused(halves=1, input_bytes=math.inf, weight_bytes=math.inf, output_bytes=math.inf),
+    "layer": _unused(launch_cycles=0, layout="nhwc"),
+    "gate": {"source": "default: a pass of its own before the layer", "placement": "separate"},
+    "index": _unused(blocks_per_cycle=math.inf, cycles_per_tile=0),
+    "gather": _unused(setup_cycles=0, cycles_per_segment=0, bytes_per_cycle=math.inf),
+    "scatter": _unused(setup_cycles=0, cycles_per_segment=0, bytes_per_cycle=math.inf),
+    "dram": _unused(rule="ideal"),
+    "energy": _unused(technology_nm=7),
+}
 
 
 def ratio(rate: float) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,9 @@ class Report:
 
     @cached_property
     def energy(self) -> dict[str, float]:
-        """Energy of the clip by part, in microjoules."""
+        """Energy of the clip by part, in microjoules; of a measured processor it is not known (not a number)."""
+        if self.hardware.processor is not None:
+            return {"total": math.nan}
         actions = {name: self._total(name) for name in ACTIONS if name != "macs"}
         actions["macs"] = self._total("computed_macs")
         return {part: pj * 1e-6 for part, pj in energy_pj(self.hardware, actions, self.cycles).items()}
@@ -71,8 +74,8 @@ class Report:
 
     @property
     def area_mm2(self) -> float:
-        """Area of the machine in square millimetres."""
-        return area_mm2(self.hardware)["total"]
+        """Area of the machine in square millimetres; of a measured processor it is not known (not a number)."""
+        return math.nan if self.hardware.processor else area_mm2(self.hardware)["total"]
 
     @property
     def macs(self) -> int:

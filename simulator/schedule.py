@@ -93,7 +93,7 @@ def gated_schedule(trace: Trace, hardware: Hardware, tile: Tile | Tiling) -> Sch
     A layer whose tile is None stays dense: no gate, no index, everything computed, whatever its mask says.
     """
     if isinstance(tile, Mapping):
-        by_layer = _by_layer(trace.layers, tile)
+        by_layer = tiles_by_layer(trace.layers, tile)
         dense = [replace(layer, gate="none") if one is None else layer for layer, one in by_layer]
         trace, wanted = replace(trace, layers=tuple(dense)), tuple(one for _, one in by_layer)
     else:
@@ -107,7 +107,7 @@ def gated_schedule(trace: Trace, hardware: Hardware, tile: Tile | Tiling) -> Sch
     return Schedule(trace, hardware, sizes, traffic)
 
 
-def _by_layer(layers: tuple[Layer, ...], tiling: Tiling) -> list[tuple[Layer, Tile | None]]:
+def tiles_by_layer(layers: tuple[Layer, ...], tiling: Tiling) -> list[tuple[Layer, Tile | None]]:
     """Pair layers with their tiles; every gated layer needs one, and no other name may be there."""
     labels = [layer.label for layer in layers]
     for name in tiling:

@@ -15,6 +15,7 @@ from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.best_tiles import best_tiles
 from skipsim.simulator.counters import Counters
 from skipsim.simulator.plan import Tile, Tiling
+from skipsim.simulator.processor import simulate_processor
 from skipsim.simulator.report import Report
 from skipsim.simulator.schedule import Schedule, dense_schedule, gated_schedule, tile_name
 from skipsim.simulator.tiles import Machine, Tiles, machine
@@ -65,13 +66,16 @@ def simulate(
     trace's finest block; "per-layer": each layer at its own fastest, see `best_tiles`; or a mapping from every gated
     layer's label to its tile or "dense". It holds for gated layers; layers without a gate, and reference frames, run at
     the dense schedule's own best tile (if no layer is gated, `tile` holds for all). `dense`: report the dense schedule
-    instead.
+    instead. A measured machine has no engine: its time is a sum of measured coefficients (`processor.py`).
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown; {nearest(engine, ENGINES)}")
     by_layer = isinstance(tile, Mapping) or tile == PER_LAYER
     if dense and by_layer:
         raise InputError("tile: the dense schedule takes one tile for all layers, or 'auto': each layer's own best")
+    if hardware.processor is not None:
+        chosen = parse_tiling(tile) if isinstance(tile, Mapping) else PER_LAYER if by_layer else parse_tile(tile)
+        return simulate_processor(trace, hardware, chosen, dense)
     if dense:
         size = parse_tile(tile)  # type: ignore[arg-type]
         return _report(dense_schedule(trace, hardware, size), tile_name(size) if size else "dense", engine, None)

@@ -44,6 +44,8 @@ COUNTER_SAMPLES = 500
 def write_timeline(path: str | Path, schedule: Schedule, frame: int) -> None:
     """Write the timeline of one frame as Chrome trace JSON; a name that ends in .gz is compressed."""
     path = Path(path)
+    if schedule.hardware.processor is not None:
+        raise InputError(f"timeline: {schedule.hardware.name!r} is a measured processor, which has no units to show")
     if not 0 <= frame < schedule.trace.frames:
         raise InputError(f"timeline: frame must be in 0..{schedule.trace.frames - 1}, got {frame}")
     if not path.parent.is_dir():

@@ -14,7 +14,7 @@ from skipsim.hwmodels.hardware import Hardware, hardware_keys, load_hardware, ma
 
 CATALOG = resources.files("skipsim.hwmodels") / "catalog"
 TABLES = "array, buffers, clock_hz, cores, dram, energy, gate, gather, index, layer, "
-TABLES += "name, precision, scatter, schedule, source"
+TABLES += "name, precision, processor, scatter, schedule, source"
 AT_LEAST = "{}: input should be greater than or equal to {}, got {}"
 ABOVE = "{}: input should be greater than {}, got {}"
 
@@ -278,4 +278,4 @@ def test_only_the_schedule_may_be_left_out(path):
         "prefetch_weights": False,
     }
     optional = {key for key, field in Hardware.model_fields.items() if not field.is_required()}
-    assert optional == {"schedule"}
+    assert optional == {"schedule", "processor"}

@@ -1,0 +1,360 @@
+"""Work: what a kernel has to do for a layer and its masks, counted exactly; the features that coefficients multiply.
+
+Counts, not times: blocks looked at, blocks computed, runs of pixels, register tiles and the multiply-adds in them with
+their padding, and every byte of maps, state and weights that is touched, once. Masks come as stacks [frames, grid
+rows, grid columns], and so do the counts, [frames].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT_BYTES = 4
+PIXELS_PER_REGISTER_TILE, CHANNELS_PER_REGISTER_TILE = 12, 32
+
+LayerClass = Literal["plain", "strided", "pointwise", "depthwise", "stem", "grouped"]
+KernelPath = Literal["compiled", "torch_blocks", "torch_columns", "triton"]
+StageName = Literal[
+    "list",  # a mask becomes a list of pixels
+    "change",  # a gate of its own: input and reference are compared
+    "watch",  # a gate fused into the producer: what it costs more
+    "decide",  # changes become a mask
+    "move",  # references follow what was computed
+    "combine",  # sums, upsampling, activations between convolutions
+    "scale",  # channels scaled: squeeze-and-excite
+    "pool",
+    "mean",  # of every channel
+]
+Counts = NDArray[np.floating[Any]]
+Masks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Geometry of a convolution, in pixels and channels; batch 1, channels last."""
+
+    in_channels: int
+    in_rows: int
+    in_cols: int
+    out_channels: int
+    out_rows: int
+    out_cols: int
+    kernel_rows: int = 1
+    kernel_cols: int = 1
+    stride_rows: int = 1
+    stride_cols: int = 1
+    padding_top: int = 0
+    padding_left: int = 0
+    dilation_rows: int = 1
+    dilation_cols: int = 1
+    groups: int = 1
+
+    @property
+    def kind(self) -> LayerClass:
+        """The layer class that shares coefficients."""
+        if self.groups == self.in_channels and self.groups > 1:
+            return "depthwise"
+        if self.groups > 1:
+            return "grouped"
+        if self.in_channels <= 4:
+            return "stem"
+        if self.kernel_rows == self.kernel_cols == 1:
+            return "pointwise"
+        return "strided" if max(self.stride_rows, self.stride_cols) > 1 else "plain"
+
+    @property
+    def name(self) -> str:
+        """The shape as text, the key of an anchor: channels x rows x columns, in and out, kernel, stride, groups."""
+        text = (
+            f"{self.in_channels}x{self.in_rows}x{self.in_cols}-{self.out_channels}x{self.out_rows}x{self.out_cols}"
+            f" k{self.kernel_rows}x{self.kernel_cols} s{self.stride_rows}x{self.stride_cols} g{self.groups}"
+        )
+        dilated = max(self.dilation_rows, self.dilation_cols) > 1
+        return text + (f" d{self.dilation_rows}x{self.dilation_cols}" if dilated else "")
+
+    @property
+    def reduction(self) -> int:
+        """Products summed into one output value."""
+        return self.kernel_rows * self.kernel_cols * (self.in_channels // self.groups)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole layer."""
+        return self.reduction * self.out_channels * self.out_rows * self.out_cols
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights."""
+        return FLOAT_BYTES * self.reduction * self.out_channels
+
+    @property
+    def in_bytes(self) -> int:
+        """Bytes of the input map."""
+        return FLOAT_BYTES * self.in_channels * self.in_rows * self.in_cols
+
+    @property
+    def out_bytes(self) -> int:
+        """Bytes of the output map."""
+        return FLOAT_BYTES * self.out_channels * self.out_rows * self.out_cols
+
+
+@dataclass(frozen=True)
+class Work:
+    """What calls of one kernel do, one entry per frame; the coefficient of each count has its name (processor.Cost)."""
+
+    calls: Counts
+    blocks: Counts  # of the mask
+    tiles: Counts  # blocks that are computed
+    pixels: Counts  # output pixels that are computed
+    segments: Counts  # runs of neighbouring output pixels of one row
+    register_tiles: Counts
+    macs: Counts  # of the register tiles, padding included
+    elements: Counts  # gates: input values compared
+    input_bytes: Counts  # touched, each once
+    output_bytes: Counts  # touched, reads and writes
+    weight_bytes: Counts
+
+    @classmethod
+    def of(cls, frames: int, **counts: Counts | float) -> Work:
+        """Make a Work of so many frames; what is not named is zero."""
+        zeros = np.zeros(frames)
+        return cls(**{field.name: counts.get(field.name, 0.0) + zeros for field in fields(cls)})
+
+
+def coarsen(masks: Masks, shape: LayerShape, block: tuple[int, int], tile: tuple[int, int]) -> Masks:
+    """Return the tiles of which any block is on: bool [frames, tile rows, tile columns]."""
+    if block == tile:
+        return masks
+    rows = _overlap(shape.out_rows, block[0], tile[0])
+    cols = _overlap(shape.out_cols, block[1], tile[1])
+    found: Masks = rows.T @ masks.astype(np.float32) @ cols > 0
+    return found
+
+
+def _overlap(size: int, block: int, tile: int) -> NDArray[np.float32]:
+    """Return which tiles share pixels with which blocks of a line of `size` pixels: [blocks, tiles]."""
+    blocks, tiles = np.arange(0, size, block)[:, None], np.arange(0, size, tile)[None, :]
+    return ((blocks < tiles + tile) & (tiles < blocks + block)).astype(np.float32)
+
+
+def computed_pixels(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Counts:
+    """Return output pixels inside active tiles, edge tiles clipped."""
+    pixels: Counts = np.einsum(
+        "fij,i,j->f", masks, _sizes(shape.out_rows, tile[0]), _sizes(shape.out_cols, tile[1]), optimize=True
+    ).astype(np.float64)
+    return pixels
+
+
+def segments(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Counts:
+    """Return runs of neighbouring computed pixels, over all rows."""
+    before = np.zeros_like(masks)
+    before[:, :, 1:] = masks[:, :, :-1]
+    starts: Counts = (masks & ~before).sum(axis=2) @ _sizes(shape.out_rows, tile[0]).astype(np.float64)
+    return starts
+
+
+def touched_inputs(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Counts:
+    """Return input pixels that some computed output reads; padding is not in memory."""
+    rows = _reach(
+        shape.out_rows, tile[0], shape.in_rows, shape.kernel_rows, shape.stride_rows, shape.padding_top,
+        shape.dilation_rows,
+    )  # fmt: skip
+    cols = _reach(
+        shape.out_cols, tile[1], shape.in_cols, shape.kernel_cols, shape.stride_cols, shape.padding_left,
+        shape.dilation_cols,
+    )  # fmt: skip
+    touched: Counts = (rows.T @ masks.astype(np.float32) @ cols > 0).sum(axis=(1, 2)).astype(np.float64)
+    return touched
+
+
+def _reach(
+    out_size: int, tile: int, in_size: int, kernel: int, stride: int, padding: int, dilation: int
+) -> NDArray[np.float32]:
+    """Return which input positions of a line the outputs of a tile read: [tiles, in_size]."""
+    reach = np.zeros((-(-out_size // tile), in_size), np.float32)
+    outputs = np.arange(out_size)
+    for tap in range(kernel):
+        read = outputs * stride - padding + tap * dilation
+        inside = (read >= 0) & (read < in_size)
+        reach[outputs[inside] // tile, read[inside]] = 1
+    return reach
+
+
+def _sizes(size: int, tile: int) -> NDArray[np.int64]:
+    return np.diff(np.append(np.arange(0, size, tile), size))
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Which share of a call's touched bytes comes from memory; the rest comes from a cache."""
+
+    inputs: float  # the map that the layer before has just written
+    state: float  # what was last touched a frame ago: outputs kept, references
+    weights: float
+
+
+CACHED, MEMORY = Residency(0.0, 0.0, 0.0), Residency(1.0, 1.0, 1.0)
+
+
+def features(work: Work, residency: Residency) -> dict[str, Counts]:
+    """Return what each coefficient of a Cost is multiplied with, in the order of processor.COEFFICIENTS."""
+    from_memory = work.input_bytes * residency.inputs + work.output_bytes * residency.state
+    return {
+        "launch_ns": work.calls,
+        "ns_per_block": work.blocks,
+        "ns_per_tile": work.tiles,
+        "ns_per_pixel": work.pixels,
+        "ns_per_segment": work.segments,
+        "ns_per_register_tile": work.register_tiles,
+        "ns_per_mac": work.macs,
+        "ns_per_element": work.elements,
+        "ns_per_cached_byte": work.input_bytes + work.output_bytes - from_memory,
+        "ns_per_memory_byte": from_memory,
+        "ns_per_cached_weight_byte": work.weight_bytes * (1 - residency.weights),
+        "ns_per_memory_weight_byte": work.weight_bytes * residency.weights,
+    }
+
+
+def dense_work(shape: LayerShape, frames: int = 1) -> Work:
+    """Return the work of a dense convolution: everything is touched once."""
+    return Work.of(
+        frames,
+        calls=1.0,
+        macs=float(shape.macs),
+        input_bytes=float(shape.in_bytes),
+        output_bytes=float(shape.out_bytes),
+        weight_bytes=float(shape.weight_bytes),
+    )
+
+
+def change_work(shape: LayerShape, frames: int = 1) -> Work:
+    """Return the work of a gate of its own: input and reference are read and compared, value by value."""
+    return Work.of(
+        frames,
+        calls=1.0,
+        elements=float(shape.in_bytes // FLOAT_BYTES),
+        pixels=float(shape.in_rows * shape.in_cols),
+        input_bytes=float(shape.in_bytes),
+        output_bytes=float(shape.in_bytes),  # the reference: as old as the state
+    )
+
+
+def watch_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return what a gate fused into the producer adds: it compares what was computed with the reader's reference."""
+    pixels = computed_pixels(masks, shape, tile)
+    compared = pixels * shape.out_channels
+    return Work.of(len(masks), calls=1.0, pixels=pixels, elements=compared, output_bytes=compared * FLOAT_BYTES)
+
+
+def decide_work(shape: LayerShape, masks: Masks) -> Work:
+    """Return the work of a decision: the change of every pixel is averaged over the taps of every output position."""
+    taps = float(shape.kernel_rows * shape.kernel_cols * shape.out_rows * shape.out_cols)
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        blocks=float(masks[0].size),
+        pixels=float(shape.in_rows * shape.in_cols),
+        elements=taps,
+    )
+
+
+def move_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return the work of moving references on the pixels all of whose readers are computed."""
+    settled = shape.in_rows * shape.in_cols - touched_inputs(~masks, shape, tile)
+    moved = settled * shape.in_channels * FLOAT_BYTES
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        blocks=float(masks[0].size),
+        pixels=settled,
+        input_bytes=moved,
+        output_bytes=moved,
+    )
+
+
+def list_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return the work of turning a mask into a list of pixels."""
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        blocks=float(masks[0].size),
+        tiles=masks.sum(axis=(1, 2)).astype(np.float64),
+        pixels=computed_pixels(masks, shape, tile),
+    )
+
+
+def compiled_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return the work of the compiled kernel: pixels of the list in register tiles, inputs read where they lie."""
+    pixels = computed_pixels(masks, shape, tile)
+    rows = -(-pixels // PIXELS_PER_REGISTER_TILE)
+    channels = -(-shape.out_channels // CHANNELS_PER_REGISTER_TILE)
+    padded = rows * PIXELS_PER_REGISTER_TILE * channels * CHANNELS_PER_REGISTER_TILE * shape.reduction
+    if shape.kind == "depthwise":
+        padded = pixels * shape.out_channels * shape.reduction
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        pixels=pixels,
+        segments=segments(masks, shape, tile),
+        register_tiles=rows * channels,
+        macs=padded,
+        input_bytes=touched_inputs(masks, shape, tile) * shape.in_channels * FLOAT_BYTES,
+        output_bytes=pixels * shape.out_channels * FLOAT_BYTES,
+        weight_bytes=float(shape.weight_bytes) * (pixels > 0),
+    )
+
+
+def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return the work of gather, dense convolution and scatter: windows are copied whole, halos again for each."""
+    tiles = masks.sum(axis=(1, 2)).astype(np.float64)
+    rows, cols = (min(side, size) for side, size in zip(tile, (shape.out_rows, shape.out_cols), strict=True))
+    window = _window(rows, shape.kernel_rows, shape.stride_rows, shape.dilation_rows) * _window(
+        cols, shape.kernel_cols, shape.stride_cols, shape.dilation_cols
+    )
+    computed = tiles * rows * cols
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        blocks=float(masks[0].size),
+        tiles=tiles,
+        pixels=computed,
+        macs=computed * shape.reduction * shape.out_channels,
+        input_bytes=3 * tiles * window * shape.in_channels * FLOAT_BYTES,  # read, written, read again
+        output_bytes=3 * computed * shape.out_channels * FLOAT_BYTES,
+        weight_bytes=float(shape.weight_bytes) * (tiles > 0),
+    )
+
+
+def columns_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return the work of copying every pixel's taps to a row of a matrix, one matrix product, and scatter."""
+    pixels = computed_pixels(masks, shape, tile)
+    row_bytes = shape.kernel_rows * shape.kernel_cols * shape.in_channels * FLOAT_BYTES
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        blocks=float(masks[0].size),
+        tiles=masks.sum(axis=(1, 2)).astype(np.float64),
+        pixels=pixels,
+        macs=pixels * shape.reduction * shape.out_channels,
+        input_bytes=3 * pixels * row_bytes,
+        output_bytes=3 * pixels * shape.out_channels * FLOAT_BYTES,
+        weight_bytes=float(shape.weight_bytes) * (pixels > 0),
+    )
+
+
+def _window(outputs: int, kernel: int, stride: int, dilation: int) -> int:
+    return (outputs - 1) * stride + (kernel - 1) * dilation + 1
+
+
+# What each kernel path does with a layer, its masks and their tile.
+KERNELS: dict[KernelPath, Callable[[LayerShape, Masks, tuple[int, int]], Work]] = {
+    "compiled": compiled_work,
+    "torch_blocks": gathered_work,
+    "torch_columns": columns_work,
+    "triton": compiled_work,
+}
