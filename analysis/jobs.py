@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from skipsim.analysis.axes import SINGLE_PIXELS, BlockPlan
+from skipsim.analysis.constraints import violations
+from skipsim.analysis.pareto import on_front
 from skipsim.analysis.recordings import RecordingTask, check_inputs, is_recorded, task_of
-from skipsim.analysis.results import block_columns, make_table, recording_columns, trace_columns
+from skipsim.analysis.results import make_table, recording_columns, trace_columns
 from skipsim.analysis.store import check_store
 from skipsim.analysis.study import RecordingChoice, SimulationChoice, Study, load_study
 from skipsim.errors import InputError
@@ -52,30 +55,43 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A study that is to be run in a folder: its recordings in the order of their axes, and what each is simulated on.
+class Source:
+    """Where the trace of a recording choice comes from, and where it is or will be.
 
-    `tasks` are None where a recording is an existing trace; `paths` say where the traces are or will be.
+    `task` records it into `recording`; None where that exists already. In open loop `path` is that recording coarsened.
     """
+
+    choice: RecordingChoice
+    task: RecordingTask | None
+    recording: Path
+    path: Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that is to be run in a folder: its recordings in the order of their axes, what each is simulated on."""
 
     study: Study
     directory: Path
-    choices: tuple[RecordingChoice, ...]
-    tasks: tuple[RecordingTask | None, ...]
-    paths: tuple[Path, ...]
+    sources: tuple[Source, ...]
     simulations: tuple[SimulationChoice, ...]
 
     def missing_recordings(self) -> dict[Path, RecordingTask]:
         """Return what has yet to be recorded, by the path that it will have."""
-        tasks = {path: task for path, task in zip(self.paths, self.tasks, strict=True) if task is not None}
+        tasks = {source.recording: source.task for source in self.sources if source.task is not None}
         return {path: task for path, task in tasks.items() if not is_recorded(path)}
 
-    def recorded(self, failures: Mapping[Path, str]) -> list[Recorded]:
-        """Open every recording, in order; `failures` are the reasons of those that failed."""
+    def missing_coarsenings(self) -> list[tuple[Path, BlockPlan, Path]]:
+        """Return which recordings have yet to be coarsened: from which path, to which blocks, into which path."""
+        wanted = {source.path: source for source in self.sources if source.path != source.recording}
         return [
-            _recorded(self.study, choice, path, failures.get(path, ""))
-            for choice, path in zip(self.choices, self.paths, strict=True)
+            (source.recording, source.choice.block, path) for path, source in wanted.items() if not is_recorded(path)
         ]
+
+    def recorded(self, failures: Mapping[Path, str]) -> list[Recorded]:
+        """Open every recording, in order; `failures` are the reasons of those that failed, by path."""
+        opened: dict[Path, Recorded] = {}
+        return [_recorded(self.study, source, failures, opened) for source in self.sources]
 
     def jobs(self, recorded: Sequence[Recorded]) -> list[Job]:
         """Return every simulation once, also where recordings gave the same masks or machines the same numbers."""
@@ -84,22 +100,26 @@ class Plan:
             if not one.error:
                 for choice, machine in zip(self.simulations, self._machines, strict=True):
                     key = job_key(one.trace_hash, machine, choice.tile)
-                    jobs.setdefault(key, Job(key, one.path, one.trace_hash, choice.hardware, choice.tile))
+                    if key not in jobs:
+                        jobs[key] = Job(key, one.path.absolute(), one.trace_hash, choice.hardware, choice.tile)
         return list(jobs.values())
 
     def table(self, recorded: Sequence[Recorded], outcome_of: Callable[[str], Mapping[str, Any]]) -> pd.DataFrame:
         """Make the results table, one row per recording and simulation in order; outcomes are asked for by key."""
-        return make_table(self._rows(recorded, outcome_of), self.study.simulation.overrides)
+        table = make_table(self._rows(recorded, outcome_of), self.study.simulation.overrides)
+        table["violates"] = violations(table, self.study.late_constraints)
+        table["on_front"] = on_front(table, self.study.objectives)
+        return table
 
     def _rows(
         self, recorded: Sequence[Recorded], outcome_of: Callable[[str], Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
+        labels = [choice.columns() for choice in self.simulations]
         for one in recorded:
-            for choice, machine in zip(self.simulations, self._machines, strict=True):
-                labels = {"hardware": choice.hardware.name, "tile": choice.tile, **dict(choice.overrides)}
+            for label, choice, machine in zip(labels, self.simulations, self._machines, strict=True):
                 key = "" if one.error else job_key(one.trace_hash, machine, choice.tile)
                 outcome = {"error": one.error} if one.error else outcome_of(key)
-                yield {**one.columns, **labels, "job_key": key, **outcome}
+                yield {**one.columns, **label, "job_key": key, **outcome}
 
     @cached_property
     def _machines(self) -> list[str]:
@@ -110,21 +130,34 @@ def make_plan(study: str | Path, out: str | Path) -> Plan:
     """Read a study and check it and the folder, without writing anything; whatever is wrong is an InputError."""
     chosen, directory = load_study(study), Path(out)
     simulations = chosen.simulation_choices()
-    choices = chosen.recording_choices()
-    tasks = [None if choice.trace else task_of(chosen, choice) for choice in choices]
+    sources = [source_of(chosen, directory, choice) for choice in chosen.recording_choices()]
+    check_sources(sources)
+    check_folder(chosen, directory)
+    return Plan(chosen, directory, tuple(sources), tuple(simulations))
+
+
+def source_of(study: Study, directory: Path, choice: RecordingChoice) -> Source:
+    """Say where the trace of a recording choice is or will be."""
+    if choice.trace is not None:
+        path = study.resolve(choice.trace)
+        return Source(choice, None, path, path)
+    task = task_of(study, choice)
+    recording = directory / "traces" / f"{task.key()}.trace"
+    if choice.loop == "closed" or choice.block == SINGLE_PIXELS:
+        return Source(choice, task, recording, recording)
+    key = hashlib.sha256(json.dumps([task.key(), str(choice.block)]).encode()).hexdigest()[:32]
+    return Source(choice, task, recording, directory / "traces" / f"{key}.trace")
+
+
+def check_sources(sources: Iterable[Source]) -> None:
+    """Check, without torch, that existing traces are whole and that networks and clips to be recorded exist."""
     seen = set()
-    for choice, task in zip(choices, tasks, strict=True):
-        if choice.trace and not load_trace(chosen.resolve(choice.trace)).complete:
-            raise InputError(f"{chosen.resolve(choice.trace)}: the recording was cut off; record it again")
-        if task and (task.network, task.clip) not in seen:
-            check_inputs(task)
-            seen.add((task.network, task.clip))
-    _check_folder(chosen, directory)
-    paths = [
-        directory / "traces" / f"{task.key()}.trace" if task else chosen.resolve(choice.trace or "")
-        for choice, task in zip(choices, tasks, strict=True)
-    ]
-    return Plan(chosen, directory, tuple(choices), tuple(tasks), tuple(paths), tuple(simulations))
+    for source in sources:
+        if source.task is None and not load_trace(source.path).complete:
+            raise InputError(f"{source.path}: the recording was cut off; record it again")
+        if source.task and (source.task.network, source.task.clip) not in seen:
+            check_inputs(source.task)
+            seen.add((source.task.network, source.task.clip))
 
 
 def machine_text(hardware: Hardware) -> str:
@@ -142,24 +175,18 @@ def job_key(trace_hash: str, machine: str, tile: str) -> str:
     return hashlib.sha256(json.dumps([trace_hash, machine, tile, MODEL_VERSION]).encode()).hexdigest()
 
 
-def _recorded(study: Study, choice: RecordingChoice, path: Path, error: str) -> Recorded:
-    columns: dict[str, Any] = {"study": study.name}
-    if choice.trace:
-        trace = load_trace(path)
-        return Recorded(columns | recording_columns(trace) | trace_columns(trace), path)
-    columns |= {
-        "network": choice.network,
-        "clip": choice.clip,
-        "gate": choice.gate,
-        "threshold": choice.threshold,
-        **block_columns(choice.block),
-        "update": choice.update,
-        "reset_every": choice.reset_every,
-    }
-    return Recorded(columns, path, error) if error else Recorded(columns | trace_columns(load_trace(path)), path)
+def _recorded(study: Study, source: Source, failures: Mapping[Path, str], opened: dict[Path, Recorded]) -> Recorded:
+    columns = {"study": study.name} | source.choice.columns()
+    error = failures.get(source.recording) or failures.get(source.path)
+    if error:
+        return Recorded(columns, source.path, error)
+    if source.path not in opened:
+        trace = load_trace(source.path)
+        opened[source.path] = Recorded(recording_columns(trace) | trace_columns(trace), source.path)
+    return Recorded(opened[source.path].columns | columns, source.path)
 
 
-def _check_folder(study: Study, directory: Path) -> None:
+def check_folder(study: Study, directory: Path) -> None:
     """Check that a folder is new, empty, or that of this study and this version."""
     if directory.exists() and not directory.is_dir():
         raise InputError(f"results folder {directory}: not a folder")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from skipsim import __version__
+from skipsim.analysis.axes import BlockPlan
 from skipsim.analysis.clips import LoadedClip, load_clip
 from skipsim.analysis.networks import build_network, check_network_name, module_file
 from skipsim.analysis.study import RecordingChoice, Study
 from skipsim.errors import InputError
+from skipsim.traces.coarsened import coarsened
 from skipsim.traces.figure import JOINT_COUNT
 from skipsim.traces.models import MODELS, WEIGHTS
 from skipsim.traces.quality import pose_scorer
@@ -42,11 +45,13 @@ class RecordingTask:
     update: str
     reset_every: int
     folder: str  # where the user's own modules are looked for
+    groups: tuple[tuple[str, tuple[int, int]], ...] = ()  # layers whose blocks are others
 
     def content(self) -> dict[str, Any]:
         """Return what the recording depends on, files by the hash of their content."""
         return asdict(self) | {
             "folder": None,
+            "groups": self.groups,
             "network": [self.network, _network_hash(self.network, self.folder)],
             "weights": self.weights and hash_files(Path(self.weights)),
             "clip": hash_files(Path(self.clip)) if Path(self.clip).exists() else self.clip,
@@ -59,8 +64,8 @@ class RecordingTask:
 
 
 def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
-    """Return the task that records one combination of a study's axes."""
-    axes = study.recording
+    """Return the task that records one combination of a study's axes; in open loop one of single pixels."""
+    axes = choice.axes
     clip = study.resolve(choice.clip)
     model = MODELS.get(choice.network)
     return RecordingTask(
@@ -71,10 +76,11 @@ def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
         size=axes.size or ((model.rows, model.cols) if model else None),
         gate=choice.gate,
         threshold=choice.threshold,
-        block=choice.block,
+        block=choice.block.default if choice.loop == "closed" else (1, 1),
         update=choice.update,
         reset_every=choice.reset_every,
         folder=str(study.folder.absolute()),
+        groups=choice.block.groups if choice.loop == "closed" else (),
     )
 
 
@@ -115,8 +121,8 @@ def record_trace(task: RecordingTask, path: Path) -> None:
 
     clip = load_clip(task.clip, task.frames, task.size)
     model = build_network(task.network, task.weights, task.folder)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+
+    def write(unfinished: Path) -> None:
         record(
             model,
             clip.frames,
@@ -130,11 +136,20 @@ def record_trace(task: RecordingTask, path: Path) -> None:
             network=task.network,
             progress=False,
         )
-        if not is_recorded(path):
-            shutil.rmtree(path, ignore_errors=True)
-            unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    _in_place(path, write)
+
+
+def coarsen_traces(tasks: Sequence[tuple[Path, BlockPlan, Path]]) -> list[str]:
+    """Coarsen recordings (first path) to blocks, into second paths; each gives "", or the reason of its failure."""
+    reasons = []
+    for fine, plan, path in tasks:
+        try:
+            _in_place(path, coarsened(load_trace(fine), plan.block_of).save)
+            reasons.append("")
+        except (InputError, OSError) as error:
+            reasons.append(str(error))
+    return reasons
 
 
 def is_recorded(path: Path) -> bool:
@@ -143,6 +158,18 @@ def is_recorded(path: Path) -> bool:
         return load_trace(path).complete
     except InputError:
         return False
+
+
+def _in_place(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have a trace written beside `path` and renamed to it: whole or not at all, whoever else is writing it."""
+    unfinished = path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}{path.suffix}")
+    try:
+        write(unfinished)
+        if not is_recorded(path):
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def quality_of(clip: LoadedClip) -> Callable[[list[Any]], dict[str, Any]] | None:

@@ -2,8 +2,11 @@
 
 latency, energy and bytes are those of the mean frame; shares are of the cycles of all cores; `quality_drop` is in
 points, 100 x (dense - gated). `loop` says how accuracy and masks belong together: "closed" = this block size was
-recorded, so both are its own; otherwise the trace's kind ("synthetic", "topology"), which has no accuracy. A row whose
-job failed has its reason in `error`, which is "" otherwise.
+recorded, so both are its own; "open" = a recording of finer blocks, coarsened: its masks are a superset of what the
+gates asked for, and `quality` is that of the finer recording; otherwise the trace's kind ("synthetic", "topology"),
+which has no accuracy. A row whose job failed has its reason in `error`, which is "" otherwise. `violates` names the
+study's constraints that do not hold; `on_front` is 1 where, of those that hold them all, no other configuration of the
+network beats this one in every objective of the study.
 """
 
 from __future__ import annotations
@@ -37,10 +40,10 @@ RECORDING_COLUMNS = {
     "block_cols": "whole",
     "update": "text",
     "reset_every": "whole",
+    "loop": "text",
 }
 SIMULATION_COLUMNS = {"hardware": "text", "tile": "text"}  # then one column per dotted hardware key of the study
 TRACE_COLUMNS = {
-    "loop": "text",
     "frames": "whole",
     "quality_metric": "text",
     "quality": "real",
@@ -68,8 +71,27 @@ OUTCOME_COLUMNS = {
     **{f"cause_{cause}_share": "real" for cause in CAUSES},
     **{f"dense_cause_{cause}_share": "real" for cause in CAUSES},
 }
-KEY_COLUMNS = {"job_key": "text", "trace_hash": "text", "model_version": "whole", "error": "text"}
+KEY_COLUMNS = {
+    "violates": "text",
+    "on_front": "whole",
+    "job_key": "text",
+    "trace_hash": "text",
+    "model_version": "whole",
+    "error": "text",
+}
 COLUMNS = {**RECORDING_COLUMNS, **SIMULATION_COLUMNS, **TRACE_COLUMNS, **OUTCOME_COLUMNS, **KEY_COLUMNS}
+OBJECTIVES = {  # columns that a study may aim at, and whether more of it is better
+    "latency_ms": False,
+    "energy_uj": False,
+    "area_mm2": False,
+    "quality_drop": False,
+    "dram_read_mb": False,
+    "dram_write_mb": False,
+    "quality": True,
+    "speedup": True,
+    "realised": True,
+    "mac_reduction": True,
+}
 DTYPES: dict[str, Any] = {"text": "object", "whole": "Int64", "real": "float64"}
 
 
@@ -101,12 +123,10 @@ def outcome_of(report: Report) -> dict[str, Any]:
 
 def trace_columns(trace: Trace) -> dict[str, Any]:
     """Return the trace columns, with the quality that the trace carries."""
-    kind = trace.origin.get("kind", "unknown")
     metric = trace.quality.get("headline", "agreement" if "agreement" in trace.quality else "")
     quality = trace.quality.get(metric, math.nan)
     dense = trace.quality.get(f"dense_{metric}", 1.0 if metric == "agreement" else math.nan)
     return {
-        "loop": "closed" if kind == "recorded" else kind,
         "frames": trace.frames,
         "quality_metric": metric,
         "quality": quality,
@@ -122,6 +142,7 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
     blocks = {(layer.block_rows, layer.block_cols) for layer in gated} or {(1, 1)}
     gates = {layer.gate for layer in gated} or {"none"}
     threshold = trace.origin.get("parameters", {}).get("threshold", math.nan)
+    kind = "open" if "coarsened_from" in trace.origin else str(trace.origin.get("kind", "unknown"))
     return {
         "network": str(trace.origin.get("network", "")),
         "clip": trace.path.name if trace.path else "",
@@ -130,13 +151,14 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
         **block_columns(blocks.pop() if len(blocks) == 1 else None),
         "update": trace.update,
         "reset_every": trace.origin.get("reset_every") or 0,
+        "loop": "closed" if kind == "recorded" else kind,
     }
 
 
-def block_columns(block: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the columns of a block size; None: it differs between layers."""
+def block_columns(block: tuple[int, int] | None, text: str = "mixed") -> dict[str, Any]:
+    """Return the columns of a block size; None: it differs between layers, as `text` says."""
     if block is None:
-        return {"block": "mixed", "block_rows": None, "block_cols": None}
+        return {"block": text, "block_rows": None, "block_cols": None}
     return {"block": f"{block[0]}x{block[1]}", "block_rows": block[0], "block_cols": block[1]}
 
 
@@ -200,6 +222,11 @@ def overrides_of(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table if name not in COLUMNS]
 
 
+def configuration_of(table: pd.DataFrame) -> list[str]:
+    """Return the columns that name a row: what was recorded, and what it was simulated on."""
+    return [*RECORDING_COLUMNS, *SIMULATION_COLUMNS, *overrides_of(table)]
+
+
 def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per configuration, the mean over its clips; without configurations that failed on a clip.
 
@@ -210,7 +237,7 @@ def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
     clips = table["clip"].nunique()
     failed = table[table["error"] != ""]
     table = table[table["error"] == ""].copy()
-    keys = [name for name in (*RECORDING_COLUMNS, *SIMULATION_COLUMNS, *overrides_of(table)) if name != "clip"]
+    keys = [name for name in configuration_of(table) if name != "clip"]
     if len(failed):
         marked = failed[keys].drop_duplicates().assign(failed=True)
         table = table.merge(marked, on=keys, how="left")

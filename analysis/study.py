@@ -1,102 +1,52 @@
 """Study: the axes of a comparison, read from one TOML file.
 
 `[recording]` says what the network does: one recording per combination of its axes, because the block size changes what
-the network computes and so its accuracy. `[simulation]` says what the hardware does: every combination per recording.
-An axis is one value, a list, or a range {from = 8, to = 64, steps = 4} (with log = true: equal ratios).
+the network computes and so its accuracy; several tables `[[recording]]` stand for networks with axes of their own.
+`[simulation]` says what the hardware does: every combination per recording. `constraints` bound columns of the table,
+`objectives` say what is good. With `[search]` not every combination is run: an optimiser picks some (search.py).
 """
 
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from skipsim.analysis.axes import (
+    SINGLE_PIXELS,
+    AxisValue,
+    BlockPlan,
+    is_range,
+    read_axis,
+    read_blocks,
+    read_numbers,
+    read_size,
+    read_tiles,
+)
+from skipsim.analysis.constraints import Constraint, allowed, explain_none, read_constraints
+from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS, block_columns
 from skipsim.errors import InputError, nearest
+from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import Hardware, hardware_keys, load_hardware
 
-RANGE_KEYS = ("from", "to", "steps", "log")
-AxisValue = bool | int | float | str
-
-
-def _axis(value: Any) -> Any:
-    """Turn one value, a list or a range into a tuple without repeated values."""
-    if isinstance(value, Mapping):
-        value = _range(value)
-    if not isinstance(value, list | tuple):
-        value = (value,)
-    return tuple(entry for place, entry in enumerate(value) if entry not in value[:place])
-
-
-def _range(table: Mapping[str, Any]) -> list[float]:
-    """Return the values of a range, whole numbers as int, others rounded to 12 digits."""
-    for key in table:
-        if key not in RANGE_KEYS:
-            raise ValueError(f"unknown key {key!r} of a range; {nearest(key, RANGE_KEYS)}")
-    first, last, steps, log = (table.get(key) for key in RANGE_KEYS)
-    if any(
-        isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end) for end in (first, last)
-    ):
-        raise ValueError("a range needs two finite numbers, from and to")
-    assert isinstance(first, int | float)
-    assert isinstance(last, int | float)
-    if type(steps) is not int or steps < 2:
-        raise ValueError(f"steps of a range must be a whole number >= 2, not {steps!r}")
-    if log not in (None, True, False):
-        raise ValueError(f"log of a range must be true or false, not {log!r}")
-    if log and not (first > 0 and last > 0):
-        raise ValueError("a log range needs from > 0 and to > 0")
-    shares = [step / (steps - 1) for step in range(steps)]
-    values = [first * (last / first) ** share if log else first + (last - first) * share for share in shares]
-    rounded = [float(f"{value:.12g}") for value in values]
-    return [int(value) if value == int(value) else value for value in rounded]
-
-
-def _blocks(value: Any) -> Any:
-    """Read blocks: 4, "2x8" and [2, 8] become (rows, cols)."""
-    return tuple(pair for pair in dict.fromkeys(_pair(entry) for entry in _axis(value)))
-
-
-def _pair(entry: Any) -> tuple[int, int]:
-    if isinstance(entry, str) and (match := re.fullmatch(r"(\d+)x(\d+)", entry)):
-        entry = [int(match[1]), int(match[2])]
-    pair = tuple(entry) if isinstance(entry, list | tuple) else (entry, entry)
-    if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
-        raise ValueError(f'must be a whole number >= 1 or "ROWSxCOLS", not {entry!r}')
-    return pair
-
-
-def _tiles(value: Any) -> Any:
-    """Check tiles: "auto", "full", "per-layer" or "ROWSxCOLS"; 8 means "8x8"."""
-    tiles = tuple(f"{entry}x{entry}" if type(entry) is int else entry for entry in _axis(value))
-    for tile in tiles:
-        if not isinstance(tile, str) or not re.fullmatch(r"auto|full|per-layer|[1-9]\d*x[1-9]\d*", tile):
-            raise ValueError(f'must be "auto", "full", "per-layer" or "ROWSxCOLS" with sides >= 1, not {tile!r}')
-    return tiles
-
-
-def _size(value: Any) -> Any:
-    if (
-        not isinstance(value, list | tuple)
-        or len(value) != 2
-        or any(type(side) is not int or side < 1 for side in value)
-    ):
-        raise ValueError(f"must be [rows, cols], whole numbers >= 1, not {value!r}")
-    return tuple(value)
-
-
-def _numbers(value: Any) -> Any:
-    return tuple(float(entry) if type(entry) is int else entry for entry in _axis(value))
-
-
 Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(_axis), Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(read_axis), Field(min_length=1)]
 Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1)]
 
@@ -105,26 +55,37 @@ class _Table(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+def _thresholds(value: Any, info: ValidationInfo) -> tuple[Any, ...]:
+    return read_numbers(value, fine=bool(info.context and info.context["search"]))
+
+
 class Recordings(_Table):
     """What the network does; paths are relative to the study file.
 
-    Either `trace` (directories or topology files that exist), or `network` and `clip` with gates.
+    Either `trace` (directories or topology files that exist), or `network` and `clip` with gates. `loop` says whose
+    masks a block size gets: "closed" records the network with it; "open" coarsens the recording of single pixels, a
+    superset of what the gate asks for, and bounds accuracy and time without a recording of its own.
     """
 
     trace: Names | None = None
     network: Names | None = Field(None, description='registered names, or "package.module:factory"')
     clip: Names | None = Field(None, description="what read_frames takes, or labelled clips pose:SPLIT:COUNT")
     frames: Side | None = Field(None, description="at most so many of every clip")
-    size: Annotated[tuple[int, int], BeforeValidator(_size)] | None = Field(None, description="rows, cols of frames")
+    size: Annotated[tuple[int, int], BeforeValidator(read_size)] | None = Field(
+        None, description="rows, cols of frames"
+    )
     weights: Name | None = None
     gate: Names = ("input_norm",)
-    threshold: Annotated[tuple[Threshold, ...], BeforeValidator(_numbers), Field(min_length=1)] | None = None
-    block: Annotated[tuple[tuple[int, int], ...], BeforeValidator(_blocks), Field(min_length=1)] = ((1, 1),)
+    threshold: Annotated[tuple[Threshold, ...], BeforeValidator(_thresholds), Field(min_length=1)] | None = None
+    block: Annotated[tuple[Any, ...], BeforeValidator(read_blocks), Field(min_length=1)] = read_blocks(1)
     update: Annotated[
-        tuple[Literal["previous", "accumulate", "recompute"], ...], BeforeValidator(_axis), Field(min_length=1)
+        tuple[Literal["previous", "accumulate", "recompute"], ...], BeforeValidator(read_axis), Field(min_length=1)
     ] = ("recompute",)
-    reset_every: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_axis), Field(min_length=1)] = (
+    reset_every: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
         Field((0,), description="frames between reference frames; 0: only the first is one")
+    )
+    loop: Annotated[tuple[Literal["closed", "open"], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
+        "closed",
     )
 
     @model_validator(mode="after")
@@ -141,27 +102,66 @@ class Recordings(_Table):
             raise ValueError("weights needs a single network")
         return self
 
+    def block_plans(self) -> tuple[BlockPlan, ...]:
+        """Return every choice of blocks."""
+        return tuple(dict.fromkeys(plan for axes in self.block for plan in axes.plans()))
+
+    def choices(self) -> Iterator[RecordingChoice]:
+        """Return every combination of these axes, in their order."""
+        if self.trace is not None:
+            yield from (RecordingChoice(self, trace=trace) for trace in self.trace)
+            return
+        axes = (self.network or (), self.clip or (), self.gate, self.update, self.reset_every, self.loop)
+        for network, clip, gate, update, reset, loop in product(*axes):
+            for block, threshold in product(self.block_plans(), self.threshold or ()):
+                yield RecordingChoice(self, None, network, clip, gate, threshold, block, update, reset, loop)
+
 
 class Simulations(_Table):
     """What the hardware does; `overrides` holds the axes that are dotted hardware keys."""
 
     hardware: Names
-    tile: Annotated[tuple[str, ...], BeforeValidator(_tiles), Field(min_length=1)] = ("auto",)
+    tile: Annotated[tuple[str, ...], BeforeValidator(read_tiles), Field(min_length=1)] = ("auto",)
     overrides: dict[str, Annotated[tuple[AxisValue, ...], Field(min_length=1)]] = {}
+
+
+class Search(_Table):
+    """How many combinations an optimiser tries, in generations of how many, and where its random numbers start."""
+
+    trials: Annotated[int, Field(ge=1)]
+    population: Annotated[int, Field(ge=2)] = 24
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True)
 class RecordingChoice:
-    """One combination of the recording axes, or one existing trace."""
+    """One combination of the recording axes of a table, or one existing trace."""
 
+    axes: Recordings
     trace: str | None = None
     network: str = ""
     clip: str = ""
     gate: str = ""
     threshold: float = math.nan
-    block: tuple[int, int] = (1, 1)
+    block: BlockPlan = SINGLE_PIXELS
     update: str = ""
     reset_every: int = 0
+    loop: str = ""
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of the table that name this choice; of an existing trace they are in the trace."""
+        if self.trace is not None:
+            return {}
+        return {
+            "network": self.network,
+            "clip": self.clip,
+            "gate": self.gate,
+            "threshold": self.threshold,
+            **block_columns(self.block.default if not self.block.groups else None, str(self.block)),
+            "update": self.update,
+            "reset_every": self.reset_every,
+            "loop": self.loop,
+        }
 
 
 @dataclass(frozen=True)
@@ -172,48 +172,97 @@ class SimulationChoice:
     tile: str
     overrides: tuple[tuple[str, AxisValue], ...]
 
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of the table that name this choice."""
+        return {"hardware": self.hardware.name, "tile": self.tile, **dict(self.overrides)}
+
+    def known(self) -> dict[str, Any]:
+        """Return everything a constraint may ask for before the simulation: columns, all numbers, area."""
+        numbers: dict[str, Any] = {}
+        for key, value in self.hardware.model_dump().items():
+            numbers |= (
+                {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+            )
+        return {**numbers, **self.columns(), "area_mm2": area_mm2(self.hardware)["total"]}
+
+
+BEFOREHAND = {*RECORDING_COLUMNS, "hardware", "tile", "area_mm2", *hardware_keys()} - {"study"}
+
 
 class Study(_Table):
     """A whole study; `folder` is where relative paths start, `text` the file as it was read."""
 
     name: Name
-    recording: Recordings
+    constraints: Annotated[tuple[Constraint, ...], BeforeValidator(lambda value: _constraints(value))] = ()
+    objectives: Names = ("latency_ms", "quality_drop")
+    recording: Annotated[tuple[Recordings, ...], Field(min_length=1)]
     simulation: Simulations
+    search: Search | None = None
     folder: Path = Path()
     text: str = ""
 
-    def recording_choices(self) -> list[RecordingChoice]:
-        """Return every recording of the study, in the order of its axes."""
-        axes = self.recording
-        if axes.trace is not None:
-            return [RecordingChoice(trace=trace) for trace in axes.trace]
-        combinations = product(
-            axes.network or (),
-            axes.clip or (),
-            axes.gate,
-            axes.update,
-            axes.reset_every,
-            axes.block,
-            axes.threshold or (),
-        )
-        return [
-            RecordingChoice(None, network, clip, gate, threshold, block, update, reset_every)
-            for network, clip, gate, update, reset_every, block, threshold in combinations
-        ]
+    @field_validator("objectives")
+    @classmethod
+    def _known(cls, objectives: tuple[str, ...]) -> tuple[str, ...]:
+        for name in objectives:
+            if name not in OBJECTIVES:
+                raise ValueError(f"no objective {name!r}; {nearest(name, OBJECTIVES)}")
+        return objectives
 
-    def simulation_choices(self) -> list[SimulationChoice]:
-        """Return every simulation of one recording; a machine or value that cannot be is an InputError."""
+    @model_validator(mode="after")
+    def _searchable(self) -> Self:
+        if self.search is None:
+            return self
+        if len(self.recording) > 1 or len(self.recording[0].network or ("",)) > 1 or len(self.recording[0].loop) > 1:
+            raise ValueError("search needs one [recording] table with one network and one loop")
+        if self.recording[0].trace is not None and len(self.recording[0].trace) > 1:
+            raise ValueError("search needs one trace, or a network and clips")
+        return self
+
+    @cached_property
+    def late_constraints(self) -> list[Constraint]:
+        """Constraints on what only a simulation tells."""
+        return [one for one in self.constraints if one.column not in BEFOREHAND]
+
+    @cached_property
+    def machines(self) -> list[Hardware]:
+        """The machines of the study, as they are before overrides."""
         machines = [self._machine(name) for name in self.simulation.hardware]
         names = [machine.name for machine in machines]
         if len(set(names)) < len(names):
             raise InputError(f"study {self.name!r}: simulation.hardware: machines must differ in name, got {names}")
-        keys = tuple(self.simulation.overrides)
-        choices = []
-        for machine, values in product(machines, product(*self.simulation.overrides.values())):
-            overrides = tuple(zip(keys, values, strict=True))
-            changed = machine.replace(**dict(overrides)) if overrides else machine
-            choices += [SimulationChoice(changed, tile, overrides) for tile in self.simulation.tile]
+        return machines
+
+    def recording_choices(self) -> list[RecordingChoice]:
+        """Return every recording of the study that its constraints allow, in the order of its axes."""
+        choices = [choice for axes in self.recording for choice in axes.choices()]
+        kept = [choice for choice in choices if allowed(choice.columns(), self.constraints)]
+        if not kept:
+            raise explain_none(f"study {self.name!r}", [choice.columns() for choice in choices], self.constraints)
+        return kept
+
+    def simulation_choices(self) -> list[SimulationChoice]:
+        """Return every simulation of one recording that the constraints allow.
+
+        A machine or value that cannot be is an InputError.
+        """
+        combinations = product(self.machines, product(*self.simulation.overrides.values()))
+        machines = [self.simulation_choice(machine, values, "") for machine, values in combinations]
+        kept = [one for one in machines if not self.constraints or allowed(self._of_machine(one), self.constraints)]
+        choices = [
+            SimulationChoice(one.hardware, tile, one.overrides)
+            for one in kept
+            for tile in self.simulation.tile
+            if allowed({"tile": tile}, self.constraints)
+        ]
+        if not choices:
+            raise explain_none(f"study {self.name!r}", [one.known() for one in machines], self.constraints)
         return choices
+
+    def simulation_choice(self, machine: Hardware, values: tuple[AxisValue, ...], tile: str) -> SimulationChoice:
+        """Return the simulation on one machine with one value per overridden key."""
+        overrides = tuple(zip(self.simulation.overrides, values, strict=True))
+        return SimulationChoice(machine.replace(**dict(overrides)) if overrides else machine, tile, overrides)
 
     def resolve(self, name: str) -> Path:
         """Return the path of a file that the study names."""
@@ -221,6 +270,10 @@ class Study(_Table):
 
     def _machine(self, name: str) -> Hardware:
         return load_hardware(self.resolve(name) if name.endswith(".toml") else name)
+
+    @staticmethod
+    def _of_machine(choice: SimulationChoice) -> dict[str, Any]:
+        return {name: value for name, value in choice.known().items() if name != "tile"}
 
 
 def load_study(path: str | Path) -> Study:
@@ -241,16 +294,24 @@ def study_from(data: Mapping[str, Any], *, where: str = "study", folder: Path | 
     content = dict(data)
     for key in ("folder", "text"):
         if key in content:
-            raise InputError(f"{where}: unknown key {key!r}; {nearest(key, ('name', 'recording', 'simulation'))}")
+            raise InputError(f"{where}: unknown key {key!r}; {nearest(key, _keys(Study))}")
+    if not content:
+        raise InputError(f"{where}: is empty; a study needs name, [recording] and [simulation]")
+    searching = "search" in content
+    if isinstance(content.get("recording"), Mapping):
+        content["recording"] = [content["recording"]]
+    if isinstance(content.get("recording"), list):
+        content["recording"] = tuple(content["recording"])
     if isinstance(content.get("simulation"), Mapping):
-        content["simulation"] = _simulation(content["simulation"], where)
+        content["simulation"] = _simulation(content["simulation"], where, searching)
     try:
-        return Study.model_validate(content | {"folder": folder or Path(), "text": text})
+        whole = content | {"folder": folder or Path(), "text": text}
+        return Study.model_validate(whole, context={"search": searching})
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error)}") from None
+        raise InputError(f"{where}: {_explain(error, len(content.get('recording', ())))}") from None
 
 
-def _simulation(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _simulation(table: Mapping[str, Any], where: str, searching: bool) -> dict[str, Any]:
     """Separate the dotted hardware keys from the keys of [simulation]."""
     if not table:
         raise InputError(f"{where}: [simulation] is empty; it needs at least hardware")
@@ -262,7 +323,7 @@ def _simulation(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key not in axes:
             raise InputError(f"{where}: unknown axis {'simulation.' + key!r}; {nearest(key, [*own, *axes])}")
         try:
-            overrides[key] = _axis(value)
+            overrides[key] = read_axis(value, fine=searching)
         except ValueError as error:
             raise InputError(f"{where}: simulation.{key}: {error}") from None
     return found | {"overrides": overrides}
@@ -271,26 +332,40 @@ def _simulation(table: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Flatten nested tables: dram.bytes_per_cycle = 8 without quotes is {"dram": {"bytes_per_cycle": 8}} in TOML."""
     for key, value in table.items():
-        if isinstance(value, Mapping) and not set(value) & set(RANGE_KEYS):
+        if isinstance(value, Mapping) and not is_range(value):
             yield from _dotted(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def _explain(error: ValidationError) -> str:
+def _constraints(value: Any) -> tuple[Constraint, ...]:
+    columns = {**COLUMNS, **dict.fromkeys(hardware_keys(), "")}
+    known = [name for name in columns if name not in KEY_COLUMNS and name != "study"]
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else [value]
+    return tuple(read_constraints(texts, known, [name for name in known if columns[name] == "text"]))
+
+
+def _keys(table: type[_Table]) -> set[str]:
+    return set(table.model_fields) - {"folder", "text", "overrides"}
+
+
+def _explain(error: ValidationError, recordings: int) -> str:
     """Return pydantic's first finding as one line: key, rule, value, choices."""
     # a misspelt key is both unknown and missing: the unknown one is what the user can see
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"] if isinstance(part, str) and part not in ("tuple", "str")]
     key = ".".join(location)
+    if recordings > 1 and first["loc"][:1] == ("recording",) and len(first["loc"]) > 1:
+        key = key.replace("recording", f"recording {int(first['loc'][1]) + 1}", 1)
     if first["type"] == "extra_forbidden":
-        table: Any = {"recording": Recordings, "simulation": Simulations}.get(location[0], Study)
-        known = set(table.model_fields) - {"folder", "text", "overrides"}
-        return f"unknown axis {key!r}; {nearest(location[-1], known)}"
+        tables: dict[str, type[_Table]] = {"recording": Recordings, "simulation": Simulations, "search": Search}
+        table = tables[location[0]] if len(location) > 1 else Study
+        return f"unknown axis {key!r}; {nearest(location[-1], _keys(table))}"
     if first["type"] == "missing":
         return f"{'[' + key + ']' if key in ('recording', 'simulation') else key} is missing"
     if first["type"] == "too_short":
         return f"{key} is empty; an axis needs at least one value"
     rule = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) or "not " in rule else f", got {first['input']!r}"
-    return f"{key}: {rule[0].lower()}{rule[1:]}{given}"
+    given = "" if isinstance(first["input"], dict) or "not " in rule or "no " in rule else f", got {first['input']!r}"
+    rule = rule[0].lower() + rule[1:]
+    return f"{key}: {rule}{given}" if key else rule

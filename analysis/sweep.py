@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from skipsim import __version__
 from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan
 from skipsim.analysis.parallel import WorkerDied, in_processes
-from skipsim.analysis.recordings import RecordingTask, check_networks, is_recorded, record_traces
+from skipsim.analysis.recordings import RecordingTask, check_networks, coarsen_traces, is_recorded, record_traces
 from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_results
 from skipsim.analysis.store import Store, read_finished
 from skipsim.atomic import write_text
@@ -80,7 +80,9 @@ def sweep(study: str | Path, out: str | Path, workers: int | None = None, *, pro
         _begin(plan)
         compiling = Thread(target=compile_engine)  # here and now, once: the workers that simulate then find it done
         compiling.start()
-        recorded = plan.recorded(_record(missing, workers, bar))
+        failures = _record(missing, workers, bar)
+        failures |= _coarsen(plan, failures, workers, bar)
+        recorded = plan.recorded(failures)
         compiling.join()
         with Store(plan.directory / STORE) as store:
             _simulate(plan, plan.jobs(recorded), store, workers, bar)
@@ -94,13 +96,16 @@ def pending(study: str | Path, out: str | Path) -> Pending:
     """Say what `sweep` would do, without doing or writing anything; raises what it would raise."""
     plan = make_plan(study, out)
     missing = plan.missing_recordings()
-    there = plan.jobs(plan.recorded(dict.fromkeys(missing, "missing")))
+    absent = dict.fromkeys([*missing, *(path for _, _, path in plan.missing_coarsenings())], "missing")
+    recorded = plan.recorded(absent)
+    there = plan.jobs(recorded)
     finished = read_finished(plan.directory / STORE)
     return Pending(
-        rows=len(plan.choices) * len(plan.simulations),
-        recordings=len(plan.choices),
+        rows=len(plan.sources) * len(plan.simulations),
+        recordings=len({source.recording for source in plan.sources}),
         missing_recordings=len(missing),
-        missing_simulations=sum(job.key not in finished for job in there) + len(missing) * len(plan.simulations),
+        missing_simulations=sum(job.key not in finished for job in there)
+        + len({one.path for one in recorded if one.error}) * len(plan.simulations),
     )
 
 
@@ -171,6 +176,20 @@ def _record(missing: Mapping[Path, RecordingTask], workers: int, bar: _Bar) -> d
     return failures
 
 
+def _coarsen(plan: Plan, failures: Mapping[Path, str], workers: int, bar: _Bar) -> dict[Path, str]:
+    """Coarsen recordings for the open loop; return the reasons of those that failed."""
+    batches = [[task] for task in plan.missing_coarsenings() if task[0] not in failures]
+    bar.begin("coarsening", len(batches))
+    failed = {}
+    for (task,), (result,) in in_processes(coarsen_traces, batches, workers):
+        if result:
+            failed[task[2]] = (
+                f"coarsening: {'the process was killed twice' if isinstance(result, WorkerDied) else result}"
+            )
+        bar.advance(1)
+    return failed
+
+
 def _simulate(plan: Plan, jobs: Sequence[Job], store: Store, workers: int, bar: _Bar) -> None:
     """Simulate the jobs that are not in the store, and put them there batch by batch."""
     finished = store.finished()
@@ -200,7 +219,7 @@ def _batches(jobs: Sequence[Job], size: int) -> list[list[Job]]:
 def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
     """Note what the results came from: versions, and for every trace where its frames can be seen again."""
     traces = []
-    for one, task in zip(recorded, plan.tasks, strict=True):
+    for one, task in zip(recorded, (source.task for source in plan.sources), strict=True):
         place = one.path.absolute() if task is None else one.path.relative_to(plan.directory)
         entry: dict[str, Any] = {"trace": str(place), "trace_hash": one.trace_hash}
         if task:

@@ -85,7 +85,7 @@ def test_a_second_run_does_only_what_is_missing_and_gives_the_same_table(small):
 def test_the_real_study_has_what_the_demo_is_about(tmp_path):
     (tmp_path / "study.toml").write_text(STUDY)
     study = load_study(tmp_path / "study.toml")
-    assert {choice.block for choice in study.recording_choices()} == {(side, side) for side in (1, 2, 4, 8, 16)}
+    assert {choice.block.default for choice in study.recording_choices()} == {(side, side) for side in (1, 2, 4, 8, 16)}
     assert len({choice.threshold for choice in study.recording_choices()}) >= 4
     assert {choice.clip.rpartition(":")[2] for choice in study.recording_choices()} == {"static", "pan"}
     machines = {choice.hardware.name for choice in study.simulation_choices()}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from skipsim.analysis.axes import BlockPlan
 from skipsim.analysis.study import Study, load_study
 from skipsim.errors import InputError
 
@@ -36,7 +37,7 @@ def read(folder: Path, text: str) -> Study:
 def test_every_combination_of_the_recording_axes_once(tmp_path: Path) -> None:
     choices = read(tmp_path, STUDY).recording_choices()
     seen = [(choice.clip, choice.block, choice.threshold) for choice in choices]
-    blocks = [(1, 1), (2, 8), (4, 2)]
+    blocks = [BlockPlan((1, 1)), BlockPlan((2, 8)), BlockPlan((4, 2))]
     assert seen == [(clip, b, t) for clip in ("pose:1", "street.mp4") for b in blocks for t in (0.02, 1.0)]
     assert {(c.network, c.gate, c.update, c.reset_every, c.trace) for c in choices} == {
         ("pose_small", "input_norm", "accumulate", 0, None)
