@@ -183,7 +183,8 @@ class SimulationChoice:
             numbers |= (
                 {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
             )
-        return {**numbers, **self.columns(), "area_mm2": area_mm2(self.hardware)["total"]}
+        area = math.nan if self.hardware.processor else area_mm2(self.hardware)["total"]
+        return {**numbers, **self.columns(), "area_mm2": area}
 
 
 BEFOREHAND = {*RECORDING_COLUMNS, "hardware", "tile", "area_mm2", *hardware_keys()} - {"study"}

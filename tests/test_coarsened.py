@@ -58,7 +58,7 @@ def test_blocks_that_are_not_whole_blocks_of_the_recording() -> None:
 STUDY = """
 name = "loops"
 [recording]
-network = "own_network:make"
+network = "loop_network:make"
 clip = "clip.npy"
 threshold = 0.012
 block = [1, 4]
@@ -77,7 +77,7 @@ def make():
 
 
 def test_a_study_offers_both_and_says_how_far_apart_they_are(tmp_path: Path) -> None:
-    (tmp_path / "own_network.py").write_text(OWN)
+    (tmp_path / "loop_network.py").write_text(OWN)
     rng = np.random.default_rng(1)
     clip = rng.integers(0, 200, (1, 18, 20, 3), np.uint8).repeat(4, axis=0)
     for frame in range(1, 4):  # changes of all sizes around the threshold
