@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLOAT_BYTES = 4
-PIXELS_PER_REGISTER_TILE, CHANNELS_PER_REGISTER_TILE = 12, 32
 
 LayerClass = Literal["plain", "strided", "pointwise", "depthwise", "stem", "grouped"]
 KernelPath = Literal["compiled", "torch_blocks", "torch_columns", "triton"]
@@ -104,6 +103,15 @@ class LayerShape:
 
 
 @dataclass(frozen=True)
+class Registers:
+    """How the compiled kernel fills the vector registers: at most so many pixels x so many vectors of channels."""
+
+    pixels: int = 12
+    vectors: int = 2
+    lanes: int = 16
+
+
+@dataclass(frozen=True)
 class Work:
     """What calls of one kernel do, one entry per frame; the coefficient of each count has its name (processor.Cost)."""
 
@@ -113,7 +121,8 @@ class Work:
     pixels: Counts  # output pixels that are computed
     segments: Counts  # runs of neighbouring output pixels of one row
     register_tiles: Counts
-    macs: Counts  # of the register tiles, padding included
+    taps: Counts  # steps of the register tiles' inner loops: one value of every input, one vector pair of weights
+    macs: Counts  # of whole vectors, channels padded
     elements: Counts  # gates: input values compared
     input_bytes: Counts  # touched, each once
     output_bytes: Counts  # touched, reads and writes
@@ -211,6 +220,7 @@ def features(work: Work, residency: Residency) -> dict[str, Counts]:
         "ns_per_pixel": work.pixels,
         "ns_per_segment": work.segments,
         "ns_per_register_tile": work.register_tiles,
+        "ns_per_tap": work.taps,
         "ns_per_mac": work.macs,
         "ns_per_element": work.elements,
         "ns_per_cached_byte": work.input_bytes + work.output_bytes - from_memory,
@@ -232,15 +242,18 @@ def dense_work(shape: LayerShape, frames: int = 1) -> Work:
     )
 
 
-def change_work(shape: LayerShape, frames: int = 1) -> Work:
-    """Return the work of a gate of its own: input and reference are read and compared, value by value."""
+def change_work(shape: LayerShape, fresh: Counts | float, frames: int = 1) -> Work:
+    """Return the work of a gate of its own: input and reference are read and compared, value by value.
+
+    `fresh`: share of the input that the layer before has just written; the rest is as old as the reference.
+    """
     return Work.of(
         frames,
         calls=1.0,
         elements=float(shape.in_bytes // FLOAT_BYTES),
         pixels=float(shape.in_rows * shape.in_cols),
-        input_bytes=float(shape.in_bytes),
-        output_bytes=float(shape.in_bytes),  # the reference: as old as the state
+        input_bytes=shape.in_bytes * (fresh + np.zeros(frames)),
+        output_bytes=shape.in_bytes * (2.0 - fresh + np.zeros(frames)),
     )
 
 
@@ -288,28 +301,32 @@ def list_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
     )
 
 
-def compiled_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
-    """Return the work of the compiled kernel: pixels of the list in register tiles, inputs read where they lie."""
+def compiled_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], registers: Registers) -> Work:
+    """Return the work of the compiled kernel: pixels of the list in register tiles, inputs read where they lie.
+
+    Register tiles have from one to `registers.pixels` pixels, so pixels are not padded; output channels are, to whole
+    vectors.
+    """
     pixels = computed_pixels(masks, shape, tile)
-    rows = -(-pixels // PIXELS_PER_REGISTER_TILE)
-    channels = -(-shape.out_channels // CHANNELS_PER_REGISTER_TILE)
-    padded = rows * PIXELS_PER_REGISTER_TILE * channels * CHANNELS_PER_REGISTER_TILE * shape.reduction
-    if shape.kind == "depthwise":
-        padded = pixels * shape.out_channels * shape.reduction
+    groups = 1 if shape.kind == "depthwise" else shape.groups
+    vectors = groups * -(-(shape.out_channels // groups) // registers.lanes)
+    panels = groups * -(-(shape.out_channels // groups) // (registers.lanes * registers.vectors))
+    register_tiles = np.ceil(pixels / registers.pixels) * panels
     return Work.of(
         len(masks),
         calls=1.0,
         pixels=pixels,
         segments=segments(masks, shape, tile),
-        register_tiles=rows * channels,
-        macs=padded,
+        register_tiles=register_tiles,
+        taps=register_tiles * shape.reduction,
+        macs=pixels * vectors * registers.lanes * shape.reduction,
         input_bytes=touched_inputs(masks, shape, tile) * shape.in_channels * FLOAT_BYTES,
         output_bytes=pixels * shape.out_channels * FLOAT_BYTES,
-        weight_bytes=float(shape.weight_bytes) * (pixels > 0),
+        weight_bytes=float(FLOAT_BYTES * shape.reduction * vectors * registers.lanes) * (pixels > 0),
     )
 
 
-def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Registers) -> Work:
     """Return the work of gather, dense convolution and scatter: windows are copied whole, halos again for each."""
     tiles = masks.sum(axis=(1, 2)).astype(np.float64)
     rows, cols = (min(side, size) for side, size in zip(tile, (shape.out_rows, shape.out_cols), strict=True))
@@ -330,7 +347,7 @@ def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Wor
     )
 
 
-def columns_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+def columns_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Registers) -> Work:
     """Return the work of copying every pixel's taps to a row of a matrix, one matrix product, and scatter."""
     pixels = computed_pixels(masks, shape, tile)
     row_bytes = shape.kernel_rows * shape.kernel_cols * shape.in_channels * FLOAT_BYTES
@@ -352,7 +369,7 @@ def _window(outputs: int, kernel: int, stride: int, dilation: int) -> int:
 
 
 # What each kernel path does with a layer, its masks and their tile.
-KERNELS: dict[KernelPath, Callable[[LayerShape, Masks, tuple[int, int]], Work]] = {
+KERNELS: dict[KernelPath, Callable[[LayerShape, Masks, tuple[int, int], Registers], Work]] = {
     "compiled": compiled_work,
     "torch_blocks": gathered_work,
     "torch_columns": columns_work,

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from skipsim.hwmodels.kernel_work import KernelPath, LayerClass, StageName
+from skipsim.hwmodels.kernel_work import KernelPath, LayerClass, LayerShape, Registers, Residency, StageName
 from skipsim.hwmodels.table import Number, Numbers, Table, Words
 
 Nanoseconds = Annotated[Number, Field(ge=0)]
@@ -69,6 +69,13 @@ class Peaks(Table):
         return min(1.0, max(0.0, (cost - near) / (far - near)))
 
 
+def residency_of(shape: LayerShape, peaks: Peaks, footprint_bytes: float) -> Residency:
+    """Say where a layer's bytes lie: weights and state were last used a frame ago, inputs by the layer before."""
+    old = peaks.memory_share(footprint_bytes)
+    fresh = peaks.memory_share(min(footprint_bytes, float(shape.in_bytes + shape.out_bytes)))
+    return Residency(inputs=fresh, state=old, weights=old)
+
+
 class Cost(Table):
     """Coefficients of one kernel on one class of layers; what is left out is zero."""
 
@@ -78,7 +85,8 @@ class Cost(Table):
     ns_per_pixel: Nanoseconds = Field(0.0, description="an output pixel that is computed")
     ns_per_segment: Nanoseconds = Field(0.0, description="a run of neighbouring output pixels of one row")
     ns_per_register_tile: Nanoseconds = Field(0.0, description="a tile of sums held in registers: begin and end")
-    ns_per_mac: Nanoseconds = Field(0.0, description="a multiply-add of the register tiles, padding included")
+    ns_per_tap: Nanoseconds = Field(0.0, description="a step of its inner loop: loads, whatever its size")
+    ns_per_mac: Nanoseconds = Field(0.0, description="a multiply-add of whole vectors")
     ns_per_element: Nanoseconds = Field(0.0, description="gates: an input value compared")
     ns_per_cached_byte: Nanoseconds = Field(0.0, description="a touched byte of maps or state out of a cache")
     ns_per_memory_byte: Nanoseconds = Field(0.0, description="... out of memory")
@@ -105,6 +113,8 @@ class Processor(Table):
     repeatability: Share = Field(
         description="median relative difference of two measurements of the same, minutes apart"
     )
+    lanes: Annotated[int, Field(ge=1)] = Field(16, description="floats of one vector of the compiled kernel")
+    tile_pixels: Annotated[int, Field(ge=1)] = Field(12, description="output pixels of its largest register tile")
     host: Host
     peaks: Peaks
     kernels: dict[KernelPath, dict[LayerClass, Cost]]
@@ -113,6 +123,11 @@ class Processor(Table):
     anchors_ns: dict[str, Positive] = Field(
         default_factory=dict, description="dense layers as measured inside a network, by shape; instead of the sum"
     )
+
+    @property
+    def registers(self) -> Registers:
+        """How the compiled kernel fills the vector registers."""
+        return Registers(pixels=self.tile_pixels, lanes=self.lanes)
 
     @model_validator(mode="after")
     def _path_is_measured(self) -> Self:

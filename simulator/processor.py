@@ -35,7 +35,7 @@ from skipsim.hwmodels.kernel_work import (
     move_work,
     watch_work,
 )
-from skipsim.hwmodels.processor import Cost, Processor
+from skipsim.hwmodels.processor import Cost, Processor, residency_of
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.counters import CAUSES, C
 from skipsim.simulator.plan import Tile, Tiling
@@ -53,6 +53,7 @@ CAUSE_OF = {
     "ns_per_pixel": "gather_issue",
     "ns_per_segment": "gather_issue",
     "ns_per_register_tile": "compute",
+    "ns_per_tap": "compute",
     "ns_per_mac": "compute",
     "ns_per_element": "gate",
     "ns_per_cached_weight_byte": "weights",
@@ -112,13 +113,6 @@ def shape_of(layer: Layer) -> LayerShape:
     return LayerShape(**{field.name: getattr(layer, field.name) for field in fields(LayerShape)})
 
 
-def residency_of(shape: LayerShape, processor: Processor, footprint_bytes: float) -> Residency:
-    """Say where a layer's bytes lie: weights and state were last used a frame ago, inputs by the layer before."""
-    old = processor.peaks.memory_share(footprint_bytes)
-    fresh = processor.peaks.memory_share(min(footprint_bytes, float(shape.in_bytes + shape.out_bytes)))
-    return Residency(inputs=fresh, state=old, weights=old)
-
-
 def causes_ns(work: Work, cost: Cost, residency: Residency) -> NDArray[np.float64]:
     """Return nanoseconds by cause, [frames, causes]; bytes of maps are split into gather and scatter."""
     causes = np.zeros((len(work.calls), len(CAUSES)))
@@ -138,7 +132,7 @@ def causes_ns(work: Work, cost: Cost, residency: Residency) -> NDArray[np.float6
 def dense_stages(layer: Layer, processor: Processor, footprint_bytes: float, frames: int) -> Stages:
     """Return the dense layer: as it was measured, if its shape was; otherwise the fitted sum, by class."""
     shape = shape_of(layer)
-    residency, work = residency_of(shape, processor, footprint_bytes), dense_work(shape, frames)
+    residency, work = residency_of(shape, processor.peaks, footprint_bytes), dense_work(shape, frames)
     causes = causes_ns(work, cost_of(processor.dense, shape, "dense"), residency)
     measured = processor.anchors_ns.get(shape.name)
     if measured is not None:
@@ -153,9 +147,9 @@ def gated_stages(
     """Return a gated layer on every frame: gate, then the kernel on the tiles that its mask touches."""
     shape = shape_of(layer)
     tile = min(tile[0], layer.out_rows), min(tile[1], layer.out_cols)
-    residency = residency_of(shape, processor, footprint_bytes)
+    residency = residency_of(shape, processor.peaks, footprint_bytes)
     tiles = coarsen(masks, shape, (layer.block_rows, layer.block_cols), tile)
-    work = KERNELS[processor.path](shape, tiles, tile)
+    work = KERNELS[processor.path](shape, tiles, tile, processor.registers)
     causes = causes_ns(work, cost_of(processor.kernels[processor.path], shape, processor.path), residency)
     if processor.path == "compiled":  # the others make their own lists
         causes[:, C["index"]] += causes_ns(list_work(shape, tiles, tile), stage_of(processor, "list"), residency).sum(1)
@@ -184,9 +178,10 @@ def _gate_ns(
         head = replace(shape, out_channels=1, groups=1)
         cost = cost_of(processor.dense, head, "dense")
         return np.asarray(causes_ns(dense_work(head, frames), cost, where).sum(axis=1))
+    fresh = computed_pixels(tiles, shape, tile) / layer.out_pixels  # taken to be what the layer before computed
     compare: StageName = "watch" if placement == "fused" else "change"
     works: dict[StageName, Work] = {
-        compare: watch_work(shape, tiles, tile) if placement == "fused" else change_work(shape, frames),
+        compare: watch_work(shape, tiles, tile) if placement == "fused" else change_work(shape, fresh, frames),
         "decide": decide_work(shape, tiles),
         "move": move_work(shape, tiles, tile),
     }
