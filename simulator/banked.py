@@ -12,9 +12,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from skipsim.compiled import compiled, inlined
 from skipsim.hwmodels.dram import Dram, dram_part
 from skipsim.hwmodels.hardware import Hardware
-from skipsim.simulator.compiled import compiled, inlined
 
 INTERLEAVE_BYTES = (
     256  # assumed: neighbouring channels serve neighbouring 256 bytes, as address maps of mobile chips do

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipsim.simulator.compiled import compiled
+from skipsim.compiled import compiled
 
 
 @compiled

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from skipsim.compiled import compiled
 from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import fresh_state
-from skipsim.simulator.compiled import compiled
 from skipsim.simulator.counters import Counters
 from skipsim.simulator.fast_core import (
     A_FREE,

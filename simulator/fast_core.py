@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from skipsim.compiled import inlined
 from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import serve
-from skipsim.simulator.compiled import inlined
 
 LAST, INPUT, OUTPUT, UNIT = table.LAST, table.INPUT, table.OUTPUT, table.UNIT
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skipsim.compiled import compiled, inlined
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import MOVE_COLUMNS
 from skipsim.simulator.coarsen import active_tiles, count_taps
-from skipsim.simulator.compiled import compiled, inlined
 from skipsim.simulator.dataflow import WHOLE_PASS
 from skipsim.simulator.streams import (
     BYTES,

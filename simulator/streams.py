@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipsim.simulator.compiled import compiled, inlined
+from skipsim.compiled import compiled, inlined
 
 # What a tile moves in one direction: descriptors, contiguous segments, bytes, of these DRAM bytes (bursts rounded up)
 # and bytes that the global buffer keeps; MOVES counts entries of the table of moves (banked memories).

@@ -1,0 +1,201 @@
+"""The loops around the register tiles: which pixels and which output channels one tile computes, in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipsim.compiled import entry, inlined
+from skipsim.errors import InputError, nearest
+from skipsim.hwmodels.active_pixels import ActivePixels
+from skipsim.hwmodels.addresses import call, words
+from skipsim.hwmodels.convolution import PackedConvolution
+from skipsim.hwmodels.feature_map import FeatureMap
+from skipsim.hwmodels.register_tile import VECTORS, Field, tiles
+from skipsim.hwmodels.step import FIELDS, THREADS, Step, make_step
+
+INFINITY = float("inf")
+ACTIVATIONS: dict[str, tuple[float, float, bool]] = {
+    "none": (-INFINITY, INFINITY, False),
+    "relu": (0.0, INFINITY, False),
+    "relu6": (0.0, 6.0, False),
+    "silu": (-INFINITY, INFINITY, True),
+}
+"""By name: what outputs are clamped to, and whether x / (1 + exp(-x)) follows."""
+
+_INPUT_BYTES = 256 * 1024  # of the input that one chunk of pixels reads: a part of the second cache level
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """A consumer's gate, fused into the layer that makes its input.
+
+    Attributes:
+        reference: what the consumer last used; a map of the output's size.
+        change: float32 [rows, cols], receives the mean over channels of |y - reference| where y is written.
+    """
+
+    reference: FeatureMap
+    change: NDArray[np.float32]
+
+
+def convolve(
+    packed: PackedConvolution,
+    x: FeatureMap,
+    y: FeatureMap,
+    active: ActivePixels,
+    activation: str = "none",
+    addend: FeatureMap | None = None,
+    watch: Watch | None = None,
+) -> Step:
+    """Bind y[p] = activation(conv(x)[p] + bias + addend[p]) at the active positions p; y stays elsewhere.
+
+    Args:
+        packed: the layer.
+        x: the input, its margin at least as wide as the layer's padding.
+        y: the kept output.
+        active: positions to compute.
+        activation: one of ACTIVATIONS.
+        addend: a map of the output's size: of a residual addition, or y itself to accumulate.
+        watch: gate of the layer that reads y.
+    """
+    layer = packed.convolution
+    _check(packed, x, y, active, activation, addend, watch)
+    table, most = _table(packed.lanes, layer.depthwise)
+    low, high, follows = ACTIVATIONS[activation]
+    stride, groups = layer.stride, 1 if layer.depthwise else layer.groups
+    taps, run = _taps(packed, x)
+    pixel_bytes = 4 * layer.in_channels * stride[0] * stride[1]
+    values = {
+        Field.X: x.address(-layer.padding[0], -layer.padding[2]),
+        Field.X_ROW: stride[0] * x.row_floats,
+        Field.X_COL: stride[1] * x.channels,
+        **_map_fields(Field.Y, y),
+        **(_map_fields(Field.ADDEND, addend) if addend is not None else {}),
+        Field.BIAS: packed.bias.ctypes.data,
+        Field.TAPS: taps.ctypes.data,
+        Field.TAP_COUNT: len(taps),
+        Field.RUN: run,
+        Field.SILU: int(follows),
+        Field.COUNT: active.count.ctypes.data,
+        Field.POSITIONS: active.positions.ctypes.data,
+        Field.TABLE: table.ctypes.data,
+        Field.MOST: most,
+        Field.CHUNK: max(most, _INPUT_BYTES // pixel_bytes // most * most),
+        Field.PANELS: len(packed.weights),
+        Field.PANELS_PER_GROUP: packed.panels_per_group,
+        Field.GROUP_IN: 0 if groups == 1 else layer.in_channels // groups,
+        Field.DEPTHWISE: int(layer.depthwise),
+        Field.GROUP_OUT: layer.out_channels // groups,
+        Field.LANES: packed.lanes,
+        Field.WEIGHTS: packed.weights.ctypes.data,
+        Field.PANEL_BYTES: packed.weights[0].nbytes,
+    }
+    held = (packed, x, y, active, addend, watch, table, taps)
+    return make_step("convolve", _work, _units, values, held, {Field.LOW: low, Field.HIGH: high})
+
+
+def _map_fields(first: Field, map_: FeatureMap) -> dict[int, int]:
+    return {first: map_.address(), first + 1: map_.row_floats, first + 2: map_.channels}
+
+
+def _taps(packed: PackedConvolution, x: FeatureMap) -> tuple[NDArray[np.int64], int]:
+    """Return the offsets in floats of the tap runs, and the values in one run."""
+    layer = packed.convolution
+    rows = np.arange(layer.kernel[0]) * layer.dilation[0] * x.row_floats
+    cols = np.arange(layer.kernel[1]) * layer.dilation[1] * x.channels
+    if layer.groups == 1 and layer.dilation[1] == 1:
+        return rows, layer.kernel[1] * layer.in_channels
+    return (rows[:, None] + cols).reshape(-1), layer.in_channels // layer.groups
+
+
+@cache
+def _table(lanes: int, depthwise: bool) -> tuple[NDArray[np.int64], int]:
+    """Return the addresses of the tiles, int64 [vectors - 1, pixels - 1], and the most pixels of one."""
+    addresses, most = tiles(lanes)
+    kind = "depthwise" if depthwise else "plain"
+    order = [[addresses[kind, pixels, vectors] for pixels in range(1, most + 1)] for vectors in range(1, VECTORS + 1)]
+    return np.array(order, np.int64), most
+
+
+def _check(
+    packed: PackedConvolution,
+    x: FeatureMap,
+    y: FeatureMap,
+    active: ActivePixels,
+    activation: str,
+    addend: FeatureMap | None,
+    watch: Watch | None,
+) -> None:
+    layer = packed.convolution
+    if activation not in ACTIVATIONS:
+        raise InputError(f"convolve: activation {activation!r} is unknown; {nearest(activation, ACTIVATIONS)}")
+    if x.channels != layer.in_channels:
+        raise InputError(f"convolve: x must have in_channels={layer.in_channels} channels, got {x.channels}")
+    needed = layer.margin(x.rows, x.cols)
+    if any(have < need for have, need in zip(x.margin, needed, strict=True)):
+        raise InputError(
+            f"convolve: x must have a margin of at least {needed} (top, bottom, left, right), got {x.margin}"
+        )
+    out = (*layer.out_size(x.rows, x.cols), layer.out_channels)
+    others = {"y": y, "addend": addend, "watch.reference": watch.reference if watch else None}
+    for name, other in others.items():
+        if other is not None and (other.rows, other.cols, other.channels) != out:
+            raise InputError(
+                f"convolve: {name} must be a map of {out} (rows, cols, channels), "
+                f"got {(other.rows, other.cols, other.channels)}"
+            )
+    if (active.rows, active.cols) != out[:2]:
+        raise InputError(
+            f"convolve: active must list pixels of {out[:2]} (rows, cols), got {(active.rows, active.cols)}"
+        )
+    if y.data is x.data:
+        raise InputError("convolve: y must not be x: positions that are computed later would read new values")
+
+
+@inlined
+def _pixels_per_unit(step, pixels):
+    """Return the pixels of one chunk; with several threads at least four chunks each, if they fill their tiles."""
+    chunk = step[Field.CHUNK]
+    if step[THREADS] > 1:
+        share = -(-pixels // (4 * step[THREADS]))
+        chunk = min(chunk, max(share, step[Field.MOST]))
+    return chunk
+
+
+@entry("int64(int64)")
+def _units(address):
+    step = words(address, FIELDS)
+    pixels = words(step[Field.COUNT], 1)[0]
+    return -(-pixels // _pixels_per_unit(step, pixels)) * step[Field.PANELS]
+
+
+@entry("int64(int64, int64)")
+def _work(address, unit):
+    step = words(address, FIELDS)
+    pixels = words(step[Field.COUNT], 1)[0]
+    chunk = _pixels_per_unit(step, pixels)
+    panels, per_group, lanes = step[Field.PANELS], step[Field.PANELS_PER_GROUP], step[Field.LANES]
+    first = unit // panels * chunk
+    last = min(first + chunk, pixels)
+    panel = unit % panels
+    group = panel // per_group
+    offset = (panel - group * per_group) * VECTORS * lanes
+    channels = min(step[Field.GROUP_OUT] - offset, VECTORS * lanes)
+    channel = group * step[Field.GROUP_OUT] + offset
+    vectors = -(-channels // lanes)
+    shift = 4 * (channel if step[Field.DEPTHWISE] else group * step[Field.GROUP_IN])
+    weights = step[Field.WEIGHTS] + panel * step[Field.PANEL_BYTES]
+    most = step[Field.MOST]
+    table = words(step[Field.TABLE] + 8 * (vectors - 1) * most, most)
+    count = -(-(last - first) // most)
+    begin = first
+    for tile in range(count):  # of equal size, give or take one pixel
+        end = first + (last - first) * (tile + 1) // count
+        positions = step[Field.POSITIONS] + 4 * begin
+        call(table[end - begin - 1], address, positions, weights, shift, channel, channels)
+        begin = end
+    return 0

@@ -1,0 +1,187 @@
+"""Emitter: the few constructs of LLVM code that the kernels are written in: vectors, loops, masked ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+FLOAT = ir.FloatType()
+I1 = ir.IntType(1)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+POINTER = ir.PointerType()
+
+Value = Any  # llvmlite has no type annotations
+Values = list[Any]
+
+
+class Emitter:
+    """Write code into one function, with vectors of `lanes` floats.
+
+    Addresses are int64 values or pointers; offsets count elements.
+    """
+
+    def __init__(self, function: ir.Function, lanes: int) -> None:
+        self.lanes = lanes
+        self.vector_type = ir.VectorType(FLOAT, lanes)
+        self.b = ir.IRBuilder(function.append_basic_block("entry"))
+        self.module = function.module
+
+    def pointer(self, address: Value) -> Value:
+        """Return an int64 address as a pointer."""
+        return self.b.inttoptr(address, POINTER) if address.type == I64 else address
+
+    def at(self, base: Value, kind: ir.Type, index: int | Value) -> Value:
+        """Return the pointer to element `index` of an array of `kind` that starts at `base`."""
+        offset = I64(int(index)) if isinstance(index, int) else index
+        return self.b.gep(self.pointer(base), [offset], source_etype=kind)
+
+    def load(self, kind: ir.Type, pointer: Value) -> Value:
+        """Load one value."""
+        return self.b.load(pointer, typ=kind)
+
+    def vector(self, base: Value, offset: int | Value, align: int = 4) -> Value:
+        """Load a vector of floats from `offset` floats behind `base`."""
+        return self.b.load(self.at(base, FLOAT, offset), typ=self.vector_type, align=align)
+
+    def store(self, value: Value, base: Value, offset: int | Value) -> None:
+        """Store a whole vector `offset` floats behind `base`."""
+        self.b.store(value, self.at(base, FLOAT, offset), align=4)
+
+    def store_masked(self, value: Value, base: Value, offset: int | Value, mask: Value) -> None:
+        """Store the lanes of a vector that `mask` names; the others' memory is not touched."""
+        kind = ir.FunctionType(ir.VoidType(), [self.vector_type, POINTER, I32, mask.type])
+        name = f"llvm.masked.store.v{self.lanes}f32.p0"
+        self.b.call(self._function(name, kind), [value, self.at(base, FLOAT, offset), I32(4), mask])
+
+    def first_lanes(self, count: Value) -> Value:
+        """Return the mask of the lanes below `count`, an int64 that may be negative or more than there are."""
+        kind = ir.VectorType(I64, self.lanes)
+        return self.b.icmp_signed("<", kind(list(range(self.lanes))), self._spread(count, kind))
+
+    def splat(self, value: Value | float) -> Value:
+        """Return a vector with one float in every lane."""
+        if isinstance(value, int | float):
+            return self.vector_type([float(value)] * self.lanes)
+        return self._spread(value, self.vector_type)
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """Return a * b + c, in one instruction where the machine has it."""
+        name = f"llvm.fmuladd.v{self.lanes}f32"
+        kind = ir.FunctionType(self.vector_type, [self.vector_type] * 3)
+        return self.b.call(self._function(name, kind), [a, b, c])
+
+    def absolute(self, a: Value) -> Value:
+        """Return |a|."""
+        kind = ir.FunctionType(self.vector_type, [self.vector_type])
+        return self.b.call(self._function(f"llvm.fabs.v{self.lanes}f32", kind), [a])
+
+    def smaller(self, a: Value, b: Value) -> Value:
+        """Return the smaller one; where b is NaN, b."""
+        return self.b.select(self.b.fcmp_ordered("<", a, b), a, b)
+
+    def larger(self, a: Value, b: Value) -> Value:
+        """Return the larger one; where b is NaN, b."""
+        return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
+
+    def total(self, a: Value) -> Value:
+        """Return the sum of all lanes, pairwise."""
+        width = self.lanes
+        while width > 1:
+            width //= 2
+            halves = [list(range(start, start + width)) for start in (0, width)]
+            low, high = (self.b.shuffle_vector(a, a, ir.VectorType(I32, width)(half)) for half in halves)
+            a = self.b.fadd(low, high)
+        return self.b.extract_element(a, I32(0))
+
+    def loop(
+        self,
+        start: Value,
+        end: Value,
+        carried: Sequence[Value],
+        body: Callable[[Value, Values], Sequence[Value]],
+        step: int = 1,
+    ) -> Values:
+        """Run `body(index, values)` for start <= index < end; it returns the next values. Return the last ones."""
+        before = self.b.block
+        inside, after = self.b.append_basic_block("loop"), self.b.append_basic_block("after")
+        self.b.cbranch(self.b.icmp_signed("<", start, end), inside, after)
+        self.b.position_at_end(inside)
+        index = self.b.phi(I64)
+        phis = [self.b.phi(value.type) for value in carried]
+        new = body(index, list(phis))
+        following = self.b.add(index, I64(step))
+        last = self.b.block
+        self.b.cbranch(self.b.icmp_signed("<", following, end), inside, after)
+        index.add_incoming(start, before)
+        index.add_incoming(following, last)
+        self.b.position_at_end(after)
+        results = []
+        for phi, initial, value in zip(phis, carried, new, strict=True):
+            phi.add_incoming(initial, before)
+            phi.add_incoming(value, last)
+            result = self.b.phi(initial.type)
+            result.add_incoming(initial, before)
+            result.add_incoming(value, last)
+            results.append(result)
+        return results
+
+    def either(self, condition: Value, values: Callable[[], Sequence[Value]], otherwise: Sequence[Value]) -> Values:
+        """Return what `values()` computes where `condition` holds, otherwise `otherwise`."""
+        before = self.b.block
+        with self.b.if_then(condition):
+            new = values()
+            inside = self.b.block
+        results = []
+        for value, old in zip(new, otherwise, strict=True):
+            phi = self.b.phi(old.type)
+            phi.add_incoming(old, before)
+            phi.add_incoming(value, inside)
+            results.append(phi)
+        return results
+
+    def map_floats(self, count: Value, target: Value, value: Callable[[Value], Value]) -> None:
+        """Store `value(offset)`, a vector, at every offset below `count` behind `target`; the end is masked."""
+        whole = self.b.and_(count, I64(-self.lanes))
+
+        def body(at: Value, _: Values) -> Values:
+            self.store(value(at), target, at)
+            return []
+
+        self.loop(I64(0), whole, [], body, self.lanes)
+        with self.b.if_then(self.b.icmp_signed("<", whole, count)):
+            self.store_masked(value(whole), target, whole, self.first_lanes(self.b.sub(count, whole)))
+
+    def _spread(self, value: Value, kind: ir.VectorType) -> Value:
+        first = self.b.insert_element(kind(ir.Undefined), value, I32(0))
+        order = ir.VectorType(I32, kind.count)([0] * kind.count)
+        return self.b.shuffle_vector(first, kind(ir.Undefined), order)
+
+    def _function(self, name: str, kind: ir.FunctionType) -> ir.Function:
+        found = self.module.globals.get(name)
+        return found if found is not None else ir.Function(self.module, kind, name)
+
+
+def silu(e: Emitter, x: Value) -> Value:
+    """Return x / (1 + exp(-x)), to about 2 units in the last place.
+
+    exp(z) = 2^n exp(r) with r = z - n ln 2 in +-0.35, and exp(r) is its Taylor series to r^7 / 7!: error under 1e-8.
+    """
+    b = e.b
+    x = e.larger(e.splat(-88.0), x)  # below, the result is 0 but for 1e-36
+    z = e.larger(e.splat(-87.0), b.fneg(x))
+    magic = e.splat(12582912.0)  # 1.5 * 2^23: adding it rounds to whole numbers, which then stand in the low bits
+    shifted = e.fma(z, e.splat(1.4426950408889634), magic)
+    n = b.fsub(shifted, magic)
+    # ln 2 in two parts, the first with few bits, so that n times it is exact (Cody and Waite)
+    r = e.fma(n, e.splat(-0.693359375), z)
+    r = e.fma(n, e.splat(2.12194440e-4), r)
+    series = e.splat(1 / 5040)
+    for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+        series = e.fma(series, r, e.splat(factor))
+    integers = ir.VectorType(I32, e.lanes)
+    bits = b.shl(b.bitcast(shifted, integers), integers([23] * e.lanes))
+    power = b.bitcast(b.add(b.bitcast(series, integers), bits), e.vector_type)
+    return b.fdiv(x, b.fadd(e.splat(1.0), power))
