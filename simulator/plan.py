@@ -269,7 +269,7 @@ def _packed(layer: Layer, hardware: Hardware, tile: Tile, shares: list[Share]) -
 def _gate_before(layer: Layer, hardware: Hardware, traffic: Traffic) -> tuple[int, int, int, int]:
     """Return what the gate costs before any tile is known: (elements, cycles, bytes read, of these from DRAM)."""
     placement, cores = hardware.gate.placement, hardware.cores
-    if not traffic.gated or placement in ("none", "fused"):
+    if not traffic.gated or placement in ("none", "fused") or layer.gate in ("shared", "hold"):
         return 0, 0, 0, 0
     values = layer.in_channels * layer.in_rows * layer.in_cols
     elements = layer.gate_macs if layer.gate == "gumbel" else values
@@ -298,7 +298,8 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
     shares = _shares(run, hardware, fit, tile, traffic.zero_inputs)
     elements, gate_cycles, gate_bytes, gate_dram = _gate_before(layer, hardware, traffic)
     bits, memory = hardware.precision, hardware.dram
-    fused = traffic.gated and hardware.gate.placement == "fused"
+    held = traffic.gated and layer.gate == "hold"
+    fused = traffic.gated and hardware.gate.placement == "fused" and layer.gate not in ("shared", "hold")
     return Plan(
         in_rows=layer.in_rows,
         in_cols=layer.in_cols,
@@ -346,12 +347,12 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
         chunks=len(fit.in_slices) if layer.groups == 1 else 1,
         regroups=int(layer.groups == 1),
         packed=_packed(run, hardware, tile, shares),
-        launch=hardware.layer.launch_cycles,
+        launch=0 if held else hardware.layer.launch_cycles,
         gate_cycles=gate_cycles,
         gate_read_bytes=gate_bytes,
         gate_dram_bytes=gate_dram,
         scan_cycles=cycles_at(layer.grid_rows * layer.grid_cols, hardware.index.blocks_per_cycle)
-        if traffic.gated
+        if traffic.gated and not held
         else 0,
         index_cycles=hardware.index.cycles_per_tile if traffic.gated else 0,
         gather_setup=hardware.gather.setup_cycles,

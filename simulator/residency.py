@@ -46,7 +46,10 @@ def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
         writes_delta=update == "delta",
         writes_reference=moves_reference,
     )
-    wanted = [gated if layer.gate != "none" else Traffic() for layer in trace.layers]
+    # A layer that shares an earlier layer's gate compares nothing, so a recomputed one keeps no reference.
+    shared = replace(gated, writes_reference=moves_reference and update != "recompute")
+    held = {"none": Traffic(), "shared": shared, "hold": shared}
+    wanted = [held.get(layer.gate, gated) for layer in trace.layers]
     wanted = [
         replace(
             one,
@@ -55,8 +58,7 @@ def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
         )
         for number, (layer, one) in enumerate(zip(trace.layers, wanted, strict=True))
     ]
-    keeps_reference = moves_reference or update == "difference"
-    return _resident_state(trace.layers, hardware, wanted, keeps_reference)
+    return _resident_state(trace.layers, hardware, wanted)
 
 
 def _gives_zeros(before: Layer, layer: Layer) -> bool:
@@ -82,9 +84,7 @@ def _follows(before: Layer, layer: Layer) -> bool:
     return (before.out_channels, before.out_rows, before.out_cols) == (layer.in_channels, layer.in_rows, layer.in_cols)
 
 
-def _resident_state(
-    layers: tuple[Layer, ...], hardware: Hardware, wanted: list[Traffic], keeps_reference: bool
-) -> list[Traffic]:
+def _resident_state(layers: tuple[Layer, ...], hardware: Hardware, wanted: list[Traffic]) -> list[Traffic]:
     """Give the global buffer to outputs (state from frame to frame) and references, in layer order, while it lasts.
 
     The last layer's output leaves the chip. An input is on chip if the layer before wrote it there.
@@ -94,7 +94,7 @@ def _resident_state(
     for number, (layer, one) in enumerate(zip(layers, wanted, strict=True)):
         inputs, outputs = _map_bytes(layer, hardware)
         kept = bytes_of(layer.out_channels * layer.out_pixels, state_bits) if one.reads_state else outputs
-        needed = kept + (inputs if keeps_reference and one.gated else 0)
+        needed = kept + (inputs if one.reads_reference or one.writes_reference else 0)
         fits = needed <= left and number + 1 < len(layers)
         left -= needed if fits else 0
         input_on_chip = number > 0 and not before and _follows(layers[number - 1], layer)

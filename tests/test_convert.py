@@ -238,7 +238,7 @@ def bad_calls() -> dict[str, tuple[Any, str]]:
         "name": (
             lambda: convert(conv, other["name"]),
             "convert: gate must be a gate such as InputNormGate(threshold=0.05), got 'input_nor'; "
-            "did you mean 'input_norm'? choices: input_norm, output_norm",
+            "did you mean 'input_norm'? choices: hold, input_norm, output_norm",
         ),
         "no gate": (
             lambda: convert(conv, other["number"]),

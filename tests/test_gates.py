@@ -15,12 +15,11 @@ from torch import nn
 
 from skipsim.errors import InputError
 from skipsim.traces.gates import (
-    GATES,
-    Gate,
     InputNormGate,
     OutputNormGate,
     coarsen,
     grid_mask,
+    is_gate,
     make_gate,
     refine,
     residual_norm,
@@ -251,10 +250,10 @@ def test_masks_that_do_not_fit_are_named(value: Any, message: str) -> None:
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("kind", sorted(GATES))
+@pytest.mark.parametrize("kind", ["input_norm", "output_norm"])
 def test_gates_are_made_by_name(kind: str) -> None:
     gate = make_gate(kind, threshold=np.float32(0.5), block=np.int64(4))
-    assert isinstance(gate, Gate)
+    assert is_gate(gate)
     assert (gate.kind, gate.block_shape) == (kind, (4, 4))
     assert gate.parameters() == {"threshold": 0.5, "block": [4, 4]}
     assert make_gate(kind, threshold=1, block=(2, 8)).block_shape == (2, 8)
@@ -263,7 +262,11 @@ def test_gates_are_made_by_name(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "parameters", "message"),
     [
-        ("input_nrom", {}, "gate 'input_nrom' is unknown; did you mean 'input_norm'? choices: input_norm, output_norm"),
+        (
+            "input_nrom",
+            {},
+            "gate 'input_nrom' is unknown; did you mean 'input_norm'? choices: hold, input_norm, output_norm",
+        ),
         (
             "input_norm",
             {"thres": 1},

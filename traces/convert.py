@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -11,8 +13,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from skipsim.errors import InputError, nearest
-from skipsim.traces.gates import GATES, BlockShape, Gate, block_shape
-from skipsim.traces.skipconv import UPDATES, FrameClock, MaskHook, SkipConv2d
+from skipsim.traces.batch_norm import fold
+from skipsim.traces.gates import GATES, BlockShape, Gate, block_shape, is_gate
+from skipsim.traces.gumbel import GumbelGate
+from skipsim.traces.layer import Layer
+from skipsim.traces.sharing import SHARES, groups_of
+from skipsim.traces.skipconv import SIGNALS, UPDATES, FrameClock, MaskHook, SkipConv2d
 
 
 def convert(
@@ -21,6 +27,9 @@ def convert(
     *,
     update: str = "recompute",
     reset_every: int | None = None,
+    share: str | None = None,
+    signal: str | None = None,
+    fold_batch_norm: bool = False,
     mask: MaskHook | None = None,
     block: BlockShape | None = None,
 ) -> nn.Module:
@@ -36,6 +45,14 @@ def convert(
         gate: decides from the change of the input, e.g. InputNormGate(threshold=0.05, block=4).
         update: "recompute", "accumulate" or "previous"; see SkipConv2d.
         reset_every: compute every so many frames densely again; None = only the first.
+        share: "layer": each has a gate of its own; "block": one gate for the layers of a residual or inverted-residual
+            block; "network": one that looks at the frame only; see sharing.py. None: as a trained gate was trained,
+            otherwise "layer".
+        signal: what gates look at: "residual", "magnitude" or "frame"; see SIGNALS. None: as a trained gate was
+            trained, otherwise "residual".
+        fold_batch_norm: put every batch normalisation into the convolution before it, so that bias and scale stand
+            where they act: what a layer keeps is then what the next one reads, and an output-norm gate weighs the
+            change that arrives there. The copy's state dict is no longer the model's.
         mask: instead of a gate, your own decision: a function that is called with each SkipConv2d on each frame but the
             reference frames, and returns its mask (see `grid_mask`), or None to compute all. `module.layer_name`,
             `module.call` and `module.frame` say which is asked for.
@@ -45,6 +62,10 @@ def convert(
         InputError: a model without convolutions or one converted before, both or neither of gate and mask, bad values.
     """
     _check_choice(gate, mask, block)
+    share = _chosen("share", share, gate, SHARES)
+    signal = _chosen("signal", signal, gate, SIGNALS)
+    if mask is not None and share != "layer":
+        raise InputError(f"convert: share={share!r} needs a gate; a mask function is asked for every layer")
     if update not in UPDATES:
         raise InputError(f"convert: update {update!r} is unknown; {nearest(str(update), UPDATES)}")
     if reset_every is not None and (
@@ -53,8 +74,12 @@ def convert(
         raise InputError(f"convert: reset_every must be a whole number >= 1 or None, got {reset_every!r}")
     if is_converted(model):
         raise InputError("convert: the model is converted already; convert the original")
+    if isinstance(gate, GumbelGate):
+        gate.check(model)
     converted = copy.deepcopy(model)
-    clock = FrameClock(reset_every)
+    if fold_batch_norm:
+        fold(converted)
+    clock, groups = FrameClock(reset_every), groups_of(converted, share)
     found = False
     for name, module in converted.named_modules():
         if isinstance(module, nn.Conv2d) and any(is_lazy(parameter) for parameter in module.parameters()):
@@ -67,6 +92,7 @@ def convert(
         assert isinstance(module, SkipConv2d)
         module.layer_name = name or type(model).__name__
         module._clock, module._gate, module._mask, module._update = clock, gate, mask, update
+        module._signal, module._share, module._group = signal, share, groups.get(name)
         module._block = block_shape(1 if block is None else block)
         module.forget()
     if not found:
@@ -77,6 +103,34 @@ def convert(
         listed = ", ".join(f"{name} ({kind})" for name, kind in dense.items())
         warnings.warn(f"convert: left dense, because only plain nn.Conv2d is converted: {listed}", stacklevel=2)
     return converted
+
+
+@dataclass(frozen=True)
+class LayerGate:
+    """How one call of one layer decides, known after the first frame.
+
+    Attributes:
+        layer: geometry, with gate kind and block.
+        gate: the gate of this layer alone; None where it is dense, goes by the user's mask or shares a gate.
+        leader: name of the layer whose gate it shares; None where it shares none.
+    """
+
+    layer: Layer
+    gate: Gate | None
+    leader: str | None
+
+
+def layer_gates(model: nn.Module) -> tuple[LayerGate, ...]:
+    """Return how every call of a converted model decides, by module and call; InputError before the first frame."""
+    found = [
+        LayerGate(state.layer, state.gate, None if state.group is None else state.group.leader)
+        for module in model.modules()
+        if isinstance(module, SkipConv2d)
+        for _, state in sorted(module._states.items())
+    ]
+    if not found:
+        raise InputError("layer_gates: gates are known after the first frame; call the converted model once")
+    return tuple(found)
 
 
 def reset(model: nn.Module) -> None:
@@ -129,11 +183,23 @@ def _skipping_class(plain: type) -> type[SkipConv2d]:
     return type(f"Skip{plain.__name__}", (SkipConv2d, plain), {"plain_class": plain})
 
 
+def _chosen(name: str, given: str | None, gate: Any, choices: Iterable[str]) -> str:
+    """Return share or signal: what is given, else as the gate was trained, else the first choice."""
+    trained = getattr(gate, name, None)
+    if given is None:
+        return trained if isinstance(trained, str) else next(iter(choices))
+    if given not in choices:
+        raise InputError(f"convert: {name} {given!r} is unknown; {nearest(str(given), choices)}")
+    if trained is not None and given != trained:
+        raise InputError(f"convert: these gates were trained with {name} {trained!r}, got {given!r}")
+    return given
+
+
 def _check_choice(gate: Any, mask: Any, block: Any) -> None:
     if isinstance(gate, str):
         hint = nearest(gate, GATES)
         raise InputError(f"convert: gate must be a gate such as InputNormGate(threshold=0.05), got {gate!r}; {hint}")
-    if gate is not None and not isinstance(gate, Gate):
+    if gate is not None and not is_gate(gate):
         raise InputError(f"convert: gate must be a gate such as InputNormGate(threshold=0.05), got {gate!r}")
     if mask is not None and not callable(mask):
         raise InputError(f"convert: mask must be a function of the module, got {mask!r}")

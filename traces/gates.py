@@ -1,15 +1,16 @@
 """Gates: decide from a layer's residual which blocks of output positions are computed and which are skipped.
 
-A gate is any object with the attributes and methods of `Gate`. Two need no training and live here; GATES names them.
+A gate is any object with the attributes and methods of `Gate`. Those that need no training live here, the trained one
+in gumbel.py; GATES names those that are made from numbers alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,12 +19,12 @@ from torch.nn import functional
 
 from skipsim.errors import InputError, nearest
 from skipsim.traces.layer import Layer
+from skipsim.traces.per_layer import value_for, values_of
 from skipsim.traces.receptive_field import ReceptiveField
 
 BlockShape = int | tuple[int, int]
 
 
-@runtime_checkable
 class Gate(Protocol):
     """What a gate must offer; users bring their own class of this shape with `kind = "mask"`."""
 
@@ -33,14 +34,23 @@ class Gate(Protocol):
     def block_shape(self) -> tuple[int, int]:
         """Output pixels (rows, cols) that share one decision."""
 
-    def for_layer(self, layer: Layer) -> Gate:
-        """Return the gate of one layer: the one place where thresholds and blocks may differ between layers."""
+    def for_layer(self, layer: Layer) -> Gate | None:
+        """Return the gate of one layer, None = compute it densely.
+
+        This is the one place where thresholds and blocks may differ between layers.
+        """
 
     def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual [1, in_channels, rows, cols] to decisions, bool [grid_rows, grid_cols]; True = computed."""
 
     def parameters(self) -> dict[str, Any]:
         """Return the gate's parameters as JSON data, for the trace's origin."""
+
+
+def is_gate(value: Any) -> bool:
+    """Tell whether a value has all that a gate must offer, without asking it for anything."""
+    parts = ("kind", "block_shape", "for_layer", "mask", "parameters")
+    return all(hasattr(type(value), part) or part in getattr(value, "__dict__", {}) for part in parts)
 
 
 def block_shape(block: BlockShape) -> tuple[int, int]:
@@ -108,12 +118,12 @@ class InputNormGate:
     meaning.
 
     Args:
-        threshold: change below which a block is skipped, >= 0.
-        block: output pixels that share one decision: one number, or a pair (rows, cols).
+        threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py).
+        block: output pixels that share one decision: one number, or a pair (rows, cols), or a table of them.
     """
 
-    threshold: float
-    block: BlockShape = 1
+    threshold: float | Mapping[str, float]
+    block: BlockShape | Mapping[str, BlockShape] = 1
     kind: ClassVar[str] = "input_norm"
 
     def __post_init__(self) -> None:
@@ -123,20 +133,20 @@ class InputNormGate:
     @property
     def block_shape(self) -> tuple[int, int]:
         """Output pixels (rows, cols) that share one decision."""
-        return block_shape(self.block)
+        return one_block(self)
 
     def for_layer(self, layer: Layer) -> InputNormGate:
-        """Return the gate of one layer: this one, for every layer."""
-        return self
+        """Return the gate of one layer, with one threshold and one block."""
+        return _resolved(self, layer)
 
     @torch.no_grad()
     def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual [1, in_channels, rows, cols] to the decisions, bool [grid_rows, grid_cols]."""
-        return coarsen(residual_norm(residual, conv), self.block_shape) > self.threshold
+        return coarsen(residual_norm(residual, conv), self.block_shape) > one_threshold(self)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters as JSON data."""
-        return {"threshold": float(self.threshold), "block": list(self.block_shape)}
+        return _norm_parameters(self)
 
 
 @dataclass(frozen=True)
@@ -146,12 +156,12 @@ class OutputNormGate:
     The input-norm gate's mean times the norm of the weights: the mean over output channels of the filter's L1 norm.
 
     Args:
-        threshold: change below which a block is skipped, >= 0.
-        block: output pixels that share one decision: one number, or a pair (rows, cols).
+        threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py).
+        block: output pixels that share one decision: one number, or a pair (rows, cols), or a table of them.
     """
 
-    threshold: float
-    block: BlockShape = 1
+    threshold: float | Mapping[str, float]
+    block: BlockShape | Mapping[str, BlockShape] = 1
     kind: ClassVar[str] = "output_norm"
 
     def __post_init__(self) -> None:
@@ -161,23 +171,70 @@ class OutputNormGate:
     @property
     def block_shape(self) -> tuple[int, int]:
         """Output pixels (rows, cols) that share one decision."""
-        return block_shape(self.block)
+        return one_block(self)
 
     def for_layer(self, layer: Layer) -> OutputNormGate:
-        """Return the gate of one layer: this one, for every layer."""
-        return self
+        """Return the gate of one layer, with one threshold and one block."""
+        return _resolved(self, layer)
 
     @torch.no_grad()
     def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual [1, in_channels, rows, cols] to the decisions, bool [grid_rows, grid_cols]."""
-        return coarsen(residual_norm(residual, conv) * weight_norm(conv), self.block_shape) > self.threshold
+        return coarsen(residual_norm(residual, conv) * weight_norm(conv), self.block_shape) > one_threshold(self)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters as JSON data."""
-        return {"threshold": float(self.threshold), "block": list(self.block_shape)}
+        return _norm_parameters(self)
 
 
-GATES: dict[str, Callable[..., Gate]] = {"input_norm": InputNormGate, "output_norm": OutputNormGate}
+@dataclass(frozen=True)
+class HoldGate:
+    """Compute nothing: every result is held until the next reference frame.
+
+    With `reset_every=n` that is the cheapest of all tricks, running the network on every n-th frame only, recorded on
+    the same axes as the gates.
+    """
+
+    block: BlockShape = 1
+    kind: ClassVar[str] = "hold"
+
+    def __post_init__(self) -> None:
+        """Check the block once."""
+        block_shape(self.block)
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Output pixels (rows, cols) that share one decision."""
+        return block_shape(self.block)
+
+    def for_layer(self, layer: Layer) -> HoldGate:
+        """Return the gate of one layer: this one, for every layer."""
+        return self
+
+    def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Return False for every block, bool [grid_rows, grid_cols]."""
+        field = ReceptiveField.of(conv, residual.shape[-2], residual.shape[-1])
+        rows, cols = (-(-side // block) for side, block in zip(field.out_size, self.block_shape, strict=True))
+        return torch.zeros((rows, cols), dtype=torch.bool, device=residual.device)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters as JSON data."""
+        return {"block": list(self.block_shape)}
+
+
+GATES: dict[str, Callable[..., Gate]] = {
+    "input_norm": InputNormGate,
+    "output_norm": OutputNormGate,
+    "hold": HoldGate,
+}
+
+
+def shared_block(gate: Any, layer: Layer) -> tuple[int, int]:
+    """Return the block of a layer that goes by another layer's mask."""
+    own: Gate | None = gate.for_layer(layer)
+    if own is not None:
+        return own.block_shape
+    return block_shape(value_for(gate.block, layer, f"gate {gate.kind!r}: block"))
 
 
 def make_gate(kind: str, **parameters: Any) -> Gate:
@@ -189,7 +246,7 @@ def make_gate(kind: str, **parameters: Any) -> Gate:
     for name in parameters:
         if name not in known:
             raise InputError(f"gate {kind!r}: unknown parameter {name!r}; {nearest(name, known)}")
-    if "threshold" not in parameters:
+    if "threshold" in known and "threshold" not in parameters:
         raise InputError(f"gate {kind!r}: threshold is missing")
     return maker(**parameters)
 
@@ -221,9 +278,59 @@ def weight_norm(conv: nn.Conv2d) -> float:
     return norm
 
 
-def _check_norm_gate(gate: InputNormGate | OutputNormGate) -> None:
-    threshold: Any = gate.threshold
-    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-    if not number or not math.isfinite(threshold) or threshold < 0:
-        raise InputError(f"gate {gate.kind!r}: threshold must be a finite number >= 0, got {threshold!r}")
-    block_shape(gate.block)
+NormGate = InputNormGate | OutputNormGate
+AnyNormGate = TypeVar("AnyNormGate", InputNormGate, OutputNormGate)
+
+
+def one_block(gate: Any) -> tuple[int, int]:
+    """Return the block of a gate that has one for all layers; InputError where a table gives them by layer."""
+    if isinstance(gate.block, Mapping):
+        raise InputError(f"gate {gate.kind!r}: its block differs between layers; ask the gate of a layer (for_layer)")
+    return block_shape(gate.block)
+
+
+def one_threshold(gate: Any) -> float:
+    """Return the threshold of a gate that has one for all layers; InputError where a table gives them by layer."""
+    if isinstance(gate.threshold, Mapping):
+        raise InputError(
+            f"gate {gate.kind!r}: its threshold differs between layers; ask the gate of a layer (for_layer)"
+        )
+    return float(gate.threshold)
+
+
+def _resolved(gate: AnyNormGate, layer: Layer) -> AnyNormGate:
+    if not isinstance(gate.threshold, Mapping) and not isinstance(gate.block, Mapping):
+        return gate
+    where = f"gate {gate.kind!r}"
+    threshold: float = value_for(gate.threshold, layer, f"{where}: threshold")
+    block: BlockShape = value_for(gate.block, layer, f"{where}: block")
+    return replace(gate, threshold=threshold, block=block)
+
+
+def check_blocks(block: BlockShape | Mapping[str, BlockShape]) -> None:
+    """Check a gate's block, or every block of its table."""
+    blocks: list[Any] = values_of(block)
+    for one in blocks:
+        block_shape(one)
+
+
+def block_parameters(block: BlockShape | Mapping[str, BlockShape]) -> Any:
+    """Return a gate's block, or its table of blocks, as JSON data."""
+    if isinstance(block, Mapping):
+        return {key: list(block_shape(value)) for key, value in block.items()}
+    return list(block_shape(block))
+
+
+def _norm_parameters(gate: NormGate) -> dict[str, Any]:
+    given = gate.threshold
+    threshold = dict(given) if isinstance(given, Mapping) else float(given)
+    return {"threshold": threshold, "block": block_parameters(gate.block)}
+
+
+def _check_norm_gate(gate: NormGate) -> None:
+    thresholds: list[Any] = values_of(gate.threshold)
+    for threshold in thresholds:
+        number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+        if not number or not math.isfinite(threshold) or threshold < 0:
+            raise InputError(f"gate {gate.kind!r}: threshold must be a finite number >= 0, got {threshold!r}")
+    check_blocks(gate.block)

@@ -7,7 +7,7 @@ from typing import Any
 
 from skipsim.errors import InputError, nearest
 
-GATE_KINDS = ("none", "input_norm", "output_norm", "gumbel", "mask")
+GATE_KINDS = ("none", "input_norm", "output_norm", "gumbel", "mask", "shared", "hold")
 KEPT = ("kept_in_channels", "kept_out_channels")
 
 
@@ -16,7 +16,9 @@ class Layer:
     """One call of one convolution: sizes in pixels and channels, gate granularity in output pixels.
 
     A module that runs several times per frame (a head shared between levels) is several layers, told apart by `call`.
-    `gate` says what decides: "none" (always computed), a norm gate, a Gumbel gate, or "mask" (the user's own).
+    `gate` says what decides: "none" (always computed), a norm gate, a Gumbel gate, "mask" (the user's own), "shared"
+    (the gate of an earlier layer, whose mask is carried on to this one at no cost), or "hold" (nothing between two
+    reference frames).
     `kept_in_channels`, `kept_out_channels`: how many channels run where channels are skipped as well; None = all.
     """
 
@@ -132,6 +134,7 @@ class Layer:
 
         Norm gates: one absolute difference per input value, then one addition per kernel tap and output position.
         Gumbel gate: a convolution with the layer's geometry and one output channel. A user's mask: not known, 0.
+        A shared gate is paid for by the layer that has it, and holding costs nothing.
         """
         if self.gate in ("input_norm", "output_norm"):
             return (

@@ -64,6 +64,17 @@ class ReceptiveField:
         padding = (self.top, self.bottom, self.left, self.right)
         return self.kernel == (1, 1) and self.stride == (1, 1) and padding == (0, 0, 0, 0)
 
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Rows and columns of the output map."""
+        rows = self.rows + self.top + self.bottom - self.dilation[0] * (self.kernel[0] - 1) - 1
+        cols = self.cols + self.left + self.right - self.dilation[1] * (self.kernel[1] - 1) - 1
+        return rows // self.stride[0] + 1, cols // self.stride[1] + 1
+
+    def readers(self, changed: Tensor) -> Tensor:
+        """Return the output positions, bool [out_rows, out_cols], that read a pixel of `changed`, bool [rows, cols]."""
+        return changed if self.pointwise else self.total(changed.to(torch.float32)) > 0
+
     def total(self, values: Tensor) -> Tensor:
         """Sum a map [rows, cols] over the taps of every output position: [out_rows, out_cols].
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from skipsim import __version__
 from skipsim.errors import InputError
+from skipsim.traces.batch_norm import Folded
 from skipsim.traces.convert import convert, dense_copy, is_converted, left_dense, reset
 from skipsim.traces.frame_reader import FrameReader, device_and_dtype, hash_values
 from skipsim.traces.gates import BlockShape, Gate, block_shape
@@ -272,7 +273,14 @@ def _origin(
     first = next((module for module in model.modules() if isinstance(module, SkipConv2d)), None)
     gate: dict[str, Any] = {"gate": "none", "parameters": {}, "reset_every": None}
     if first is not None and first.gate is not None:
-        gate = {"gate": first.gate.kind, "parameters": first.gate.parameters(), "reset_every": first.reset_every}
+        gate = {
+            "gate": first.gate.kind,
+            "parameters": first.gate.parameters(),
+            "reset_every": first.reset_every,
+            "share": first.share,
+            "signal": first.signal,
+            "fold_batch_norm": any(isinstance(module, Folded) for module in model.modules()),
+        }
     elif first is not None:
         gate = {"gate": "mask", "parameters": {"block": list(first.block)}, "reset_every": first.reset_every}
     elif mask is not None:

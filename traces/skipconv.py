@@ -11,11 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from skipsim.errors import InputError
-from skipsim.traces.gates import Gate, grid_mask, refine
+from skipsim.traces.gates import Gate, coarsen, grid_mask, refine, shared_block
 from skipsim.traces.layer import Layer
 from skipsim.traces.receptive_field import ReceptiveField, layer_of
+from skipsim.traces.sharing import GateGroup
 
 MaskHook = Callable[["SkipConv2d"], Any]
+
+# What a gate looks at, from x_t and x_ref: the change; the frame itself, the ablation of the method's paper; or the
+# change without its sign, which a trained gate, being linear, cannot make of it by itself.
+SIGNALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "residual": lambda x, reference: x - reference,
+    "frame": lambda x, reference: x,
+    "magnitude": lambda x, reference: (x - reference).abs(),
+}
 
 
 class FrameClock:
@@ -37,10 +46,14 @@ class FrameClock:
 
 @dataclass
 class _State:
-    """What one call of one layer keeps from frame to frame: reference input and output, before any normalisation."""
+    """What one call of one layer keeps from frame to frame: reference input and output, before any normalisation.
+
+    `group` is set if the call goes by the mask of an earlier layer.
+    """
 
     layer: Layer
     gate: Gate | None
+    group: GateGroup | None
     field: ReceptiveField
     reference: Tensor
     output: Tensor
@@ -49,8 +62,9 @@ class _State:
 class SkipConv2d(nn.Conv2d):
     """A convolution with a gate, one clip at a time (batch size 1); made by `convert`.
 
-    On a reference frame all of z = w * x_t + b is computed. On every other frame the gate sees r = x_t - x_ref and
-    decides which output positions are computed; the others keep z, bit for bit. What is computed, and how x_ref moves:
+    On a reference frame all of z = w * x_t + b is computed. On every other frame the gate sees r = x_t - x_ref (or
+    another of SIGNALS), or the layer goes by the mask of the one whose gate it shares (see sharing.py). That decides
+    which output positions are computed; the others keep z, bit for bit. What is computed, and how x_ref moves:
 
     - `previous`: z += w * r, without bias, and x_ref = x_t everywhere. A change that stays below the threshold from
       frame to frame is forgotten, so that skipped positions drift without bound until a reference frame.
@@ -82,7 +96,7 @@ class SkipConv2d(nn.Conv2d):
         call: which call of this module within the frame, from 0; every call keeps state of its own.
         last_layer: geometry of the last call.
         last_mask: decisions of the last call, bool [grid_rows, grid_cols], True = computed.
-        last_reference: whether the last call was computed densely, with no gate evaluated.
+        last_reference: whether the frame of the last call is one that is computed densely, with no gate evaluated.
     """
 
     plain_class: type[nn.Conv2d] = nn.Conv2d
@@ -97,6 +111,9 @@ class SkipConv2d(nn.Conv2d):
     _mask: MaskHook | None
     _block: tuple[int, int]
     _update: str
+    _signal: str
+    _share: str
+    _group: GateGroup | None
     _states: dict[int, _State]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -104,9 +121,9 @@ class SkipConv2d(nn.Conv2d):
         self._begin_call()
         state = self._states.get(self.call)
         self._check_input(input, state)
-        if state is None or self._clock.reference:
+        if state is None or self._clock.reference or state.layer.gate == "none":
             return self._compute_densely(input, state)
-        pixels = self._decide(input - state.reference, state)
+        pixels = self._decide(input, state)
         fresh, reference = UPDATES[self._update](self, state, input, pixels)
         self._check_finite(fresh, input)
         self._keep(state, reference, torch.where(pixels, fresh, state.output))
@@ -115,6 +132,8 @@ class SkipConv2d(nn.Conv2d):
     def forget(self) -> None:
         """Drop all state, so that the next frame is the first of a clip."""
         self._states = {}
+        if self._group is not None:
+            self._group.forget()
         self.frame = self.call = -1
         self._clock.frame = -1
 
@@ -122,6 +141,16 @@ class SkipConv2d(nn.Conv2d):
     def update(self) -> str:
         """The update form, one of UPDATES."""
         return self._update
+
+    @property
+    def signal(self) -> str:
+        """What the gate looks at, one of SIGNALS."""
+        return self._signal
+
+    @property
+    def share(self) -> str:
+        """Which layers go by one gate: "layer", "block" or "network"."""
+        return self._share
 
     @property
     def reset_every(self) -> int | None:
@@ -154,33 +183,53 @@ class SkipConv2d(nn.Conv2d):
             state = self._first_state(x, fresh)
             self._states[self.call] = state
         self._keep(state, x.clone(), fresh)
-        self.last_layer, self.last_reference = state.layer, True
-        self.last_mask = torch.ones((state.layer.grid_rows, state.layer.grid_cols), dtype=torch.bool, device=x.device)
+        layer = state.layer
+        self.last_layer, self.last_reference = layer, self._clock.reference
+        self.last_mask = torch.ones((layer.grid_rows, layer.grid_cols), dtype=torch.bool, device=x.device)
+        if self._leads(state):
+            self._lead(torch.ones((layer.out_rows, layer.out_cols), dtype=torch.bool, device=x.device))
         output: Tensor = fresh.clone()
         return output
 
     def _first_state(self, x: Tensor, output: Tensor) -> _State:
         names = {"name": self.layer_name, "call": self.call}
-        gate, block, kind = None, self._block, "mask"
+        gate, group, block, kind = None, None, self._block, "mask"
         if self._gate is not None:
-            gate = self._gate.for_layer(layer_of(self, x, output, **names))  # type: ignore[arg-type]
-            block, kind = gate.block_shape, gate.kind
+            plain = layer_of(self, x, output, **names)  # type: ignore[arg-type]
+            if self._group is not None and self._group.joins(plain):
+                group, block, kind = self._group, shared_block(self._gate, plain), "shared"
+            else:
+                gate = self._gate.for_layer(plain)
+                block, kind = ((1, 1), "none") if gate is None else (gate.block_shape, gate.kind)
         layer = layer_of(self, x, output, block=block, gate=kind, **names)  # type: ignore[arg-type]
-        return _State(layer, gate, ReceptiveField.of(self, layer.in_rows, layer.in_cols), x, output)
+        return _State(layer, gate, group, ReceptiveField.of(self, layer.in_rows, layer.in_cols), x, output)
 
-    def _decide(self, residual: Tensor, state: _State) -> Tensor:
-        """Ask the gate or the user's hook; return the computed pixels, bool [out_rows, out_cols]."""
+    def _leads(self, state: _State) -> bool:
+        return self._group is not None and state.group is None and state.layer.name == self._group.leader
+
+    def _lead(self, pixels: Tensor) -> None:
+        assert self._group is not None
+        self._group.decide(pixels)
+
+    def _decide(self, x: Tensor, state: _State) -> Tensor:
+        """Ask the gate, the group or the user's hook; return the computed pixels, bool [out_rows, out_cols]."""
         layer = state.layer
-        if state.gate is not None:
-            mask = state.gate.mask(residual, self)
+        if state.group is not None:
+            reached = state.group.carry_on(state.field)
+            mask = coarsen(reached.to(torch.float32), (layer.block_rows, layer.block_cols)) > 0
+        elif state.gate is not None:
+            mask = state.gate.mask(SIGNALS[self._signal](x, state.reference), self)
             if mask.dtype != torch.bool or mask.shape != (layer.grid_rows, layer.grid_cols):
                 mask = grid_mask(mask, layer)
         else:
             given = None if self._mask is None else self._mask(self)
             full = torch.ones((layer.grid_rows, layer.grid_cols), dtype=torch.bool)
-            mask = (full if given is None else grid_mask(given, layer)).to(residual.device)
+            mask = (full if given is None else grid_mask(given, layer)).to(x.device)
         self.last_layer, self.last_mask, self.last_reference = layer, mask, False
-        return refine(mask, (layer.block_rows, layer.block_cols), layer.out_rows, layer.out_cols)
+        pixels = refine(mask, (layer.block_rows, layer.block_cols), layer.out_rows, layer.out_cols)
+        if self._leads(state):
+            self._lead(pixels)
+        return pixels
 
     def _keep(self, state: _State, reference: Tensor, output: Tensor) -> None:
         # In training, gradients flow from frame to frame; otherwise a long clip would keep the graph of all its frames.
@@ -227,6 +276,8 @@ def _accumulate(conv: SkipConv2d, state: _State, x: Tensor, pixels: Tensor) -> t
 
 
 def _recompute(conv: SkipConv2d, state: _State, x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    if state.group is not None:  # nothing is compared with its input, so no reference is kept
+        return conv._conv_forward(x, conv.weight, conv.bias), state.reference
     reference = torch.where(state.field.settled(pixels), x, state.reference)
     return conv._conv_forward(x, conv.weight, conv.bias), reference
 

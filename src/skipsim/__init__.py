@@ -21,8 +21,11 @@ if TYPE_CHECKING:  # the same names as in _HOME, for editors and type checkers
     from skipsim.simulator.report import Report as Report
     from skipsim.simulator.simulate import simulate as simulate
     from skipsim.traces.convert import convert as convert
+    from skipsim.traces.gates import HoldGate as HoldGate
     from skipsim.traces.gates import InputNormGate as InputNormGate
     from skipsim.traces.gates import OutputNormGate as OutputNormGate
+    from skipsim.traces.gumbel import GumbelGate as GumbelGate
+    from skipsim.traces.gumbel import load_gumbel as load_gumbel
     from skipsim.traces.layer import Layer as Layer
     from skipsim.traces.models import network as network
     from skipsim.traces.models import networks as networks
@@ -36,7 +39,9 @@ __version__ = "0.1.0"
 
 _PACKAGES = ("analysis", "hwmodels", "simulator", "traces")
 _HOME = {
+    "GumbelGate": "traces.gumbel",
     "Hardware": "hwmodels.hardware",
+    "HoldGate": "traces.gates",
     "InputError": "errors",
     "InputNormGate": "traces.gates",
     "Layer": "traces.layer",
@@ -44,6 +49,7 @@ _HOME = {
     "Report": "simulator.report",
     "Trace": "traces.trace",
     "convert": "traces.convert",
+    "load_gumbel": "traces.gumbel",
     "load_hardware": "hwmodels.hardware",
     "load_trace": "traces.trace",
     "machines": "hwmodels.hardware",

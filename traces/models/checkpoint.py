@@ -17,6 +17,7 @@ from skipsim.errors import InputError
 # What training scripts put around a state dict: an entry that holds it, and words before every tensor's name.
 _ENTRIES = ("state_dict", "model", "model_state_dict", "net", "network")
 _PREFIXES = ("module.", "model.", "state_dict.", "net.", "network.")
+GATE_PREFIX = "gumbel_gate."  # before the tensors of gates that were trained with a network (see gumbel.py)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -77,7 +78,9 @@ def _strip(content: Mapping[str, Any]) -> dict[str, Tensor]:
     for entry in _ENTRIES:
         if isinstance(content.get(entry), Mapping):
             return _strip(content[entry])
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value for name, value in content.items() if isinstance(value, Tensor) and not name.startswith(GATE_PREFIX)
+    }
     while tensors:
         prefix = next((word for word in _PREFIXES if all(name.startswith(word) for name in tensors)), None)
         if prefix is None:
