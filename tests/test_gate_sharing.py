@@ -243,7 +243,7 @@ def test_tables_are_read_from_text() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"share": "blocks"}, "convert: share 'blocks' is unknown; did you mean 'block'? choices: block, layer, network"),
+        ({"share": "blocks"}, "convert: share 'blocks' is unknown; did you mean 'block'?"),
         ({"signal": "x"}, "convert: signal 'x' is unknown; choices: frame, magnitude, residual"),
         ({"gate": None, "mask": lambda layer: None, "share": "block"}, "convert: share='block' needs a gate"),
     ],
