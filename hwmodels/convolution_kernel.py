@@ -14,6 +14,8 @@ from skipsim.hwmodels.active_pixels import ActivePixels
 from skipsim.hwmodels.addresses import call, words
 from skipsim.hwmodels.convolution import PackedConvolution
 from skipsim.hwmodels.feature_map import FeatureMap
+from skipsim.hwmodels.pixel_list import check_maps, difference_fields, map_fields
+from skipsim.hwmodels.pixel_loops import pixel_loops
 from skipsim.hwmodels.register_tile import VECTORS, Field, tiles
 from skipsim.hwmodels.step import FIELDS, THREADS, Step, make_step
 
@@ -35,11 +37,11 @@ class Watch:
 
     Attributes:
         reference: what the consumer last used; a map of the output's size.
-        change: float32 [rows, cols], receives the mean over channels of |y - reference| where y is written.
+        change: a map of one channel; receives the mean over channels of |y - reference| where y is written.
     """
 
     reference: FeatureMap
-    change: NDArray[np.float32]
+    change: FeatureMap
 
 
 def convolve(
@@ -69,12 +71,12 @@ def convolve(
     stride, groups = layer.stride, 1 if layer.depthwise else layer.groups
     taps, run = _taps(packed, x)
     pixel_bytes = 4 * layer.in_channels * stride[0] * stride[1]
-    values = {
+    values: dict[int, int] = {
         Field.X: x.address(-layer.padding[0], -layer.padding[2]),
         Field.X_ROW: stride[0] * x.row_floats,
         Field.X_COL: stride[1] * x.channels,
-        **_map_fields(Field.Y, y),
-        **(_map_fields(Field.ADDEND, addend) if addend is not None else {}),
+        **map_fields(Field.Y, y),
+        **(map_fields(Field.ADDEND, addend) if addend is not None else {}),
         Field.BIAS: packed.bias.ctypes.data,
         Field.TAPS: taps.ctypes.data,
         Field.TAP_COUNT: len(taps),
@@ -94,12 +96,13 @@ def convolve(
         Field.WEIGHTS: packed.weights.ctypes.data,
         Field.PANEL_BYTES: packed.weights[0].nbytes,
     }
+    numbers: dict[int, float] = {Field.LOW: low, Field.HIGH: high}
+    if watch is not None:
+        fields, scale = difference_fields(Field.WATCHED + 1, y, watch.reference, watch.change)
+        values |= fields | {Field.WATCHED: pixel_loops()["difference"]}
+        numbers |= scale
     held = (packed, x, y, active, addend, watch, table, taps)
-    return make_step("convolve", _work, _units, values, held, {Field.LOW: low, Field.HIGH: high})
-
-
-def _map_fields(first: Field, map_: FeatureMap) -> dict[int, int]:
-    return {first: map_.address(), first + 1: map_.row_floats, first + 2: map_.channels}
+    return make_step("convolve", _work, _units, values, held, numbers)
 
 
 def _taps(packed: PackedConvolution, x: FeatureMap) -> tuple[NDArray[np.int64], int]:
@@ -141,13 +144,15 @@ def _check(
             f"convolve: x must have a margin of at least {needed} (top, bottom, left, right), got {x.margin}"
         )
     out = (*layer.out_size(x.rows, x.cols), layer.out_channels)
-    others = {"y": y, "addend": addend, "watch.reference": watch.reference if watch else None}
-    for name, other in others.items():
-        if other is not None and (other.rows, other.cols, other.channels) != out:
-            raise InputError(
-                f"convolve: {name} must be a map of {out} (rows, cols, channels), "
-                f"got {(other.rows, other.cols, other.channels)}"
-            )
+    if (y.rows, y.cols, y.channels) != out:
+        raise InputError(
+            f"convolve: y must be a map of {out} (rows, cols, channels), got {(y.rows, y.cols, y.channels)}"
+        )
+    if addend is not None:
+        check_maps("convolve", y, addend=addend)
+    if watch is not None:
+        check_maps("convolve", y, reference=watch.reference)
+        check_maps("convolve", y, 1, change=watch.change)
     if (active.rows, active.cols) != out[:2]:
         raise InputError(
             f"convolve: active must list pixels of {out[:2]} (rows, cols), got {(active.rows, active.cols)}"
@@ -170,32 +175,45 @@ def _pixels_per_unit(step, pixels):
 def _units(address):
     step = words(address, FIELDS)
     pixels = words(step[Field.COUNT], 1)[0]
-    return -(-pixels // _pixels_per_unit(step, pixels)) * step[Field.PANELS]
+    chunks = -(-pixels // _pixels_per_unit(step, pixels))
+    return chunks if step[Field.WATCHED] != 0 else chunks * step[Field.PANELS]
 
 
 @entry("int64(int64, int64)")
 def _work(address, unit):
+    """Compute one panel of output channels of one chunk of pixels; with a watch all panels, which it then reads."""
     step = words(address, FIELDS)
     pixels = words(step[Field.COUNT], 1)[0]
     chunk = _pixels_per_unit(step, pixels)
-    panels, per_group, lanes = step[Field.PANELS], step[Field.PANELS_PER_GROUP], step[Field.LANES]
-    first = unit // panels * chunk
+    if step[Field.WATCHED] == 0:
+        first = unit // step[Field.PANELS] * chunk
+        _panel(address, step, unit % step[Field.PANELS], first, min(first + chunk, pixels))
+        return 0
+    first = unit * chunk
     last = min(first + chunk, pixels)
-    panel = unit % panels
+    for panel in range(step[Field.PANELS]):
+        _panel(address, step, panel, first, last)
+    positions = step[Field.POSITIONS] + 4 * first
+    call(step[Field.WATCHED], address + 8 * (Field.WATCHED + 1), positions, last - first, 0, 0, 0)
+    return 0
+
+
+@inlined
+def _panel(address, step, panel, first, last):
+    """Compute one panel for the listed pixels first <= index < last, in tiles of equal size, give or take one pixel."""
+    per_group, lanes, most = step[Field.PANELS_PER_GROUP], step[Field.LANES], step[Field.MOST]
     group = panel // per_group
     offset = (panel - group * per_group) * VECTORS * lanes
     channels = min(step[Field.GROUP_OUT] - offset, VECTORS * lanes)
     channel = group * step[Field.GROUP_OUT] + offset
     vectors = -(-channels // lanes)
-    shift = 4 * (channel if step[Field.DEPTHWISE] else group * step[Field.GROUP_IN])
+    shift = 4 * (channel if step[Field.DEPTHWISE] != 0 else group * step[Field.GROUP_IN])
     weights = step[Field.WEIGHTS] + panel * step[Field.PANEL_BYTES]
-    most = step[Field.MOST]
     table = words(step[Field.TABLE] + 8 * (vectors - 1) * most, most)
-    count = -(-(last - first) // most)
+    tiles = -(-(last - first) // most)
     begin = first
-    for tile in range(count):  # of equal size, give or take one pixel
-        end = first + (last - first) * (tile + 1) // count
+    for tile in range(tiles):
+        end = first + (last - first) * (tile + 1) // tiles
         positions = step[Field.POSITIONS] + 4 * begin
         call(table[end - begin - 1], address, positions, weights, shift, channel, channels)
         begin = end
-    return 0

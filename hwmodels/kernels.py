@@ -17,6 +17,9 @@ from skipsim.hwmodels.active_pixels import ActivePixels, list_pixels
 from skipsim.hwmodels.convolution import Convolution, PackedConvolution, pack
 from skipsim.hwmodels.convolution_kernel import ACTIVATIONS, Watch, convolve
 from skipsim.hwmodels.feature_map import FeatureMap, widest
+from skipsim.hwmodels.gate_kernel import decide, measure_change, move_everywhere, move_reference, set_threshold
+from skipsim.hwmodels.mask_kernels import need, spread, unite
+from skipsim.hwmodels.pointwise_kernels import Source, channel_mean, combine, pool, scale_channels
 from skipsim.hwmodels.program import Program
 from skipsim.hwmodels.step import Step
 
@@ -27,10 +30,23 @@ __all__ = [
     "FeatureMap",
     "PackedConvolution",
     "Program",
+    "Source",
     "Step",
     "Watch",
+    "channel_mean",
+    "combine",
     "convolve",
+    "decide",
     "list_pixels",
+    "measure_change",
+    "move_everywhere",
+    "move_reference",
+    "need",
     "pack",
+    "pool",
+    "scale_channels",
+    "set_threshold",
+    "spread",
+    "unite",
     "widest",
 ]

@@ -56,13 +56,7 @@ class Field(IntEnum):
     LANES = auto()
     WEIGHTS = auto()
     PANEL_BYTES = auto()
-    REFERENCE = auto()
-    REFERENCE_ROW = auto()
-    REFERENCE_COL = auto()
-    CHANGE = auto()
-    CHANGE_ROW = auto()
-    CHANNELS = auto()
-    DIFFERENCE = auto()
+    WATCHED = auto()  # the loop `difference`, 0 without a watch; its fields follow
 
 
 Fields = dict[Field, Value]
