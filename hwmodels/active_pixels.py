@@ -99,11 +99,16 @@ def _list(address, unit):
     count = 0
     for row in range(rows):
         line = row // block_rows * grid_cols
-        for block in range(grid_cols):
+        block = 0
+        while block < grid_cols:
+            if block + 8 <= grid_cols and words(step[_MASK] + line + block, 1)[0] == 0:
+                block += 8
+                continue
             if mask[line + block] != 0:
                 first = block * block_cols
                 for col in range(first, min(first + block_cols, cols)):
                     positions[count] = row << 16 | col
                     count += 1
+            block += 1
     words(step[_COUNT], 1)[0] = count
     return 0

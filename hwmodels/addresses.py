@@ -48,6 +48,16 @@ def exchange_atomically(typing: Any, address: Any, expected: Any, new: Any) -> A
     return types.int64(types.int64, types.int64, types.int64), build
 
 
+@intrinsic
+def float_bits(typing: Any, value: Any) -> Any:
+    """Return the bits of a float32 as an int64, which is how compiled functions pass it."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.bitcast(arguments[0], ir.IntType(32)), _I64)
+
+    return types.int64(types.float32), build
+
+
 def _array_of(kind: Any, item_bytes: int) -> Any:
     """Make the function that gives a one-dimensional array over memory that something else keeps alive."""
     array = types.Array(kind, 1, "C")

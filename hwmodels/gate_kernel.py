@@ -15,10 +15,11 @@ import numpy as np
 
 from skipsim.compiled import entry, inlined
 from skipsim.errors import InputError
-from skipsim.hwmodels.active_pixels import ActivePixels, Block, Mask, check_mask, one_unit
-from skipsim.hwmodels.addresses import call, floats, integers, marks, words
+from skipsim.hwmodels.active_pixels import ActivePixels, Block, Mask, check_mask
+from skipsim.hwmodels.addresses import call, float_bits, floats, integers, marks, words
 from skipsim.hwmodels.convolution import Convolution
 from skipsim.hwmodels.feature_map import FeatureMap, aligned_zeros
+from skipsim.hwmodels.machine_code import LANES
 from skipsim.hwmodels.pixel_list import (
     FIRST,
     check_maps,
@@ -33,9 +34,17 @@ from skipsim.hwmodels.pixel_loops import (
     ADVANCE_DELTA,
     ADVANCE_REFERENCE,
     ADVANCE_X,
+    VOTE_COL_TAPS,
+    VOTE_DILATION_COLS,
+    VOTE_DILATION_ROWS,
+    VOTE_KERNEL_COLS,
+    VOTE_KERNEL_ROWS,
+    VOTE_PITCH,
+    VOTE_STRIDE_COLS,
+    VOTE_WIDTH,
     pixel_loops,
 )
-from skipsim.hwmodels.readers import Readers, table
+from skipsim.hwmodels.readers import Bools, Readers, table
 from skipsim.hwmodels.step import FIELDS, FIRST_FIELD, Step, make_step
 
 
@@ -79,27 +88,40 @@ def decide(change: FeatureMap, layer: Convolution, mask: Mask, block: Block, thr
     pixelwise = Readers.of(layer, size, (1, 1), (1, 1))
     row_taps = np.maximum(pixelwise.rows.sum(1), 1).astype(np.float32)
     col_taps = np.maximum(pixelwise.cols.sum(1), 1).astype(np.float32)
-    sums = aligned_zeros(change.data.shape[1], np.float32)
+    width = (out[1] - 1) * layer.stride[1] + (layer.kernel[1] - 1) * layer.dilation[1] + 1
+    bands = min(_BANDS, mask.shape[0])
+    room = aligned_zeros((bands, _padded(width) + _padded(out[1])), np.float32)
+    loop = _VOTE + np.arange(8)
     values = {
         _CHANGE: change.address(-layer.padding[0], -layer.padding[2]),
-        _PITCH: change.row_floats,
+        _ROW_STEP: layer.stride[0] * change.row_floats,
         _MASK: mask.ctypes.data,
         _OUT_ROWS: out[0],
         _OUT_COLS: out[1],
         _BLOCK_ROWS: block[0],
         _BLOCK_COLS: block[1],
         _ROW_TAPS: row_taps.ctypes.data,
-        _COL_TAPS: col_taps.ctypes.data,
-        _SUMS: sums.ctypes.data,
-        _KERNEL_ROWS: layer.kernel[0],
-        _KERNEL_COLS: layer.kernel[1],
-        _STRIDE_ROWS: layer.stride[0],
-        _STRIDE_COLS: layer.stride[1],
-        _DILATION_ROWS: layer.dilation[0],
-        _DILATION_COLS: layer.dilation[1],
+        _ROOM: room.ctypes.data,
+        _ROOM_FLOATS: room.shape[1],
+        _SUM_FLOATS: _padded(width),
+        _BAND_COUNT: bands,
+        _FUNCTION: pixel_loops()["vote"],
+        loop[VOTE_KERNEL_ROWS]: layer.kernel[0],
+        loop[VOTE_PITCH]: change.row_floats,
+        loop[VOTE_DILATION_ROWS]: layer.dilation[0],
+        loop[VOTE_KERNEL_COLS]: layer.kernel[1],
+        loop[VOTE_STRIDE_COLS]: layer.stride[1],
+        loop[VOTE_DILATION_COLS]: layer.dilation[1],
+        loop[VOTE_WIDTH]: width,
+        loop[VOTE_COL_TAPS]: col_taps.ctypes.data,
     }
-    held = (change, mask, row_taps, col_taps, sums)
-    return make_step("decide", _decide, one_unit, values, held, {_THRESHOLD: threshold})
+    held = (change, mask, row_taps, col_taps, room)
+    return make_step("decide", _decide, _bands, values, held, {_THRESHOLD: threshold})
+
+
+def _padded(floats: int) -> int:
+    """Return so many floats and room for a whole vector that starts at the last one."""
+    return floats + max(LANES)
 
 
 def set_threshold(step: Step, threshold: float) -> None:
@@ -139,7 +161,7 @@ def move_reference(
     check_maps("move_reference", x, 1, change=change)
     by_block, by_pixel = Readers.of(layer, size, (1, 1), block), Readers.of(layer, size, (1, 1), (1, 1))
     row_blocks, col_blocks = table(by_block.rows.T, mask.shape[1]), table(by_block.cols.T)
-    row_owner, col_owner = (np.argmax(reads, axis=0).astype(np.int64) for reads in (by_pixel.rows, by_pixel.cols))
+    owned_rows, owned_cols = (table(_first_reader(reads)) for reads in (by_pixel.rows, by_pixel.cols))
     moved = ActivePixels.zeros(*size)
     values = {
         _X: x.address(),
@@ -156,8 +178,10 @@ def move_reference(
         _DECISIONS: mask.ctypes.data,
         _ACTIVE: active.positions.ctypes.data,
         _ACTIVE_COUNT: active.count.ctypes.data,
-        _ROW_OWNER: row_owner.ctypes.data,
-        _COL_OWNER: col_owner.ctypes.data,
+        _OWNED_ROWS: owned_rows.ctypes.data,
+        _OWNED_ROWS_WIDTH: owned_rows.shape[1],
+        _OWNED_COLS: owned_cols.ctypes.data,
+        _OWNED_COLS_WIDTH: owned_cols.shape[1],
         _ROW_BLOCKS: row_blocks.ctypes.data,
         _ROW_BLOCKS_WIDTH: row_blocks.shape[1],
         _COL_BLOCKS: col_blocks.ctypes.data,
@@ -166,17 +190,15 @@ def move_reference(
         _MOVED_COUNT: moved.count.ctypes.data,
         _COPY: pixel_loops()["copy"],
         _CLEAR: pixel_loops()["clear"],
-        _SPAN_ROWS: layer.kernel[0],
-        _SPAN_COLS: layer.kernel[1],
-        _STEP_ROWS: layer.stride[0],
-        _STEP_COLS: layer.stride[1],
-        _TOP: layer.padding[0],
-        _LEFT: layer.padding[2],
-        _APART_ROWS: layer.dilation[0],
-        _APART_COLS: layer.dilation[1],
     }
-    held = (x, reference, change, mask, active, delta, row_owner, col_owner, row_blocks, col_blocks, moved)
+    held = (x, reference, change, mask, active, delta, owned_rows, owned_cols, row_blocks, col_blocks, moved)
     return make_step("move_reference", _move, _move_units, values, held)
+
+
+def _first_reader(reads: Bools) -> Bools:
+    """Keep of every column of a table (readers, read) only its first true entry."""
+    first: Bools = reads & (np.cumsum(reads, axis=0) == 1)
+    return first
 
 
 def move_everywhere(x: FeatureMap, reference: FeatureMap, delta: FeatureMap) -> Step:
@@ -189,63 +211,63 @@ def move_everywhere(x: FeatureMap, reference: FeatureMap, delta: FeatureMap) -> 
     return make_step("move_everywhere", run_pixels, pixel_units, values, (x, reference, delta, active))
 
 
+_BANDS = 8  # of block rows, decided by different threads
 (
     _CHANGE,
-    _PITCH,
+    _ROW_STEP,
     _MASK,
     _OUT_ROWS,
     _OUT_COLS,
     _BLOCK_ROWS,
     _BLOCK_COLS,
     _ROW_TAPS,
-    _COL_TAPS,
-    _SUMS,
-    _KERNEL_ROWS,
-    _KERNEL_COLS,
-    _STRIDE_ROWS,
-    _STRIDE_COLS,
-    _DILATION_ROWS,
-    _DILATION_COLS,
+    _ROOM,
+    _ROOM_FLOATS,
+    _SUM_FLOATS,
+    _BAND_COUNT,
+    _FUNCTION,
     _THRESHOLD,
-) = range(FIRST_FIELD, FIRST_FIELD + 17)
+    _VOTE,
+) = range(FIRST_FIELD, FIRST_FIELD + 15)
+
+
+@entry("int64(int64)")
+def _bands(address):
+    return words(address, FIELDS)[_BAND_COUNT]
 
 
 @entry("int64(int64, int64)")
 def _decide(address, unit):
     step = words(address, FIELDS)
-    out_rows, out_cols, pitch = step[_OUT_ROWS], step[_OUT_COLS], step[_PITCH]
-    block_rows, block_cols = step[_BLOCK_ROWS], step[_BLOCK_COLS]
-    grid_cols = -(-out_cols // block_cols)
-    mask = marks(step[_MASK], -(-out_rows // block_rows) * grid_cols)
+    out_rows, out_cols, block_rows, block_cols = (
+        step[_OUT_ROWS],
+        step[_OUT_COLS],
+        step[_BLOCK_ROWS],
+        step[_BLOCK_COLS],
+    )
+    grid_rows, grid_cols = -(-out_rows // block_rows), -(-out_cols // block_cols)
+    mask = marks(step[_MASK], grid_rows * grid_cols)
     threshold = floats(address + 8 * _THRESHOLD, 1)[0]
-    row_taps, col_taps = floats(step[_ROW_TAPS], out_rows), floats(step[_COL_TAPS], out_cols)
-    stride, apart = step[_STRIDE_COLS], step[_DILATION_COLS]
-    width = (out_cols - 1) * stride + (step[_KERNEL_COLS] - 1) * apart + 1
-    sums = floats(step[_SUMS], width)
-    for index in range(len(mask)):
-        mask[index] = 0
-    for row in range(out_rows):
-        top = step[_CHANGE] + 4 * pitch * row * step[_STRIDE_ROWS]
-        first = floats(top, width)
-        for col in range(width):
-            sums[col] = first[col]
-        for tap in range(1, step[_KERNEL_ROWS]):
-            line = floats(top + 4 * pitch * tap * step[_DILATION_ROWS], width)
-            for col in range(width):
-                sums[col] += line[col]
-        limit = threshold * row_taps[row]
-        decisions = row // block_rows * grid_cols
+    row_taps = floats(step[_ROW_TAPS], out_rows)
+    sums = step[_ROOM] + 4 * unit * step[_ROOM_FLOATS]
+    votes_address = sums + 4 * step[_SUM_FLOATS]
+    votes = integers(votes_address, out_cols)
+    for block_row in range(grid_rows * unit // step[_BAND_COUNT], grid_rows * (unit + 1) // step[_BAND_COUNT]):
+        for col in range(out_cols):
+            votes[col] = 0
+        for row in range(block_row * block_rows, min((block_row + 1) * block_rows, out_rows)):
+            change = step[_CHANGE] + 4 * row * step[_ROW_STEP]
+            limit = float_bits(threshold * row_taps[row])
+            call(step[_FUNCTION], address + 8 * _VOTE, change, sums, votes_address, limit, out_cols)
+        if block_cols == 1:
+            for col in range(out_cols):
+                mask[block_row * grid_cols + col] = votes[col]
+            continue
         for block in range(grid_cols):
-            if mask[decisions + block] != 0:
-                continue
-            begin = block * block_cols
+            begin, found = block * block_cols, 0
             for col in range(begin, min(begin + block_cols, out_cols)):
-                total = np.float32(0.0)
-                for tap in range(step[_KERNEL_COLS]):
-                    total += sums[col * stride + tap * apart]
-                if total > limit * col_taps[col]:
-                    mask[decisions + block] = 1
-                    break
+                found |= votes[col]
+            mask[block_row * grid_cols + block] = found
     return 0
 
 
@@ -264,8 +286,10 @@ def _decide(address, unit):
     _DECISIONS,
     _ACTIVE,
     _ACTIVE_COUNT,
-    _ROW_OWNER,
-    _COL_OWNER,
+    _OWNED_ROWS,
+    _OWNED_ROWS_WIDTH,
+    _OWNED_COLS,
+    _OWNED_COLS_WIDTH,
     _ROW_BLOCKS,
     _ROW_BLOCKS_WIDTH,
     _COL_BLOCKS,
@@ -274,15 +298,7 @@ def _decide(address, unit):
     _MOVED_COUNT,
     _COPY,
     _CLEAR,
-    _SPAN_ROWS,
-    _SPAN_COLS,
-    _STEP_ROWS,
-    _STEP_COLS,
-    _TOP,
-    _LEFT,
-    _APART_ROWS,
-    _APART_COLS,
-) = range(FIRST_FIELD, FIRST_FIELD + 32)
+) = range(FIRST_FIELD, FIRST_FIELD + 26)
 _MOVE_CHUNK = 256
 
 
@@ -350,15 +366,12 @@ def _move(address, unit):
         first = unit * _MOVE_CHUNK
         last = min(first + _MOVE_CHUNK, last)
     positions = integers(step[_ACTIVE], last)
-    row_owner, col_owner = words(step[_ROW_OWNER], step[_ROWS]), words(step[_COL_OWNER], step[_COLS])
+    height, width = step[_OWNED_ROWS_WIDTH], step[_OWNED_COLS_WIDTH]
     for index in range(first, last):
-        out_row, out_col = positions[index] >> 16, positions[index] & 0xFFFF
-        for r in range(step[_SPAN_ROWS]):
-            row = out_row * step[_STEP_ROWS] - step[_TOP] + r * step[_APART_ROWS]
-            if row < 0 or row >= step[_ROWS] or row_owner[row] != out_row:
-                continue
-            for c in range(step[_SPAN_COLS]):
-                col = out_col * step[_STEP_COLS] - step[_LEFT] + c * step[_APART_COLS]
-                if 0 <= col < step[_COLS] and col_owner[col] == out_col and _settled(step, row, col):
-                    _move_pixel(step, row, col)
+        rows = words(step[_OWNED_ROWS] + 8 * height * (positions[index] >> 16), height)
+        cols = words(step[_OWNED_COLS] + 8 * width * (positions[index] & 0xFFFF), width)
+        for r in range(1, 1 + rows[0]):
+            for c in range(1, 1 + cols[0]):
+                if _settled(step, rows[r], cols[c]):
+                    _move_pixel(step, rows[r], cols[c])
     return 0

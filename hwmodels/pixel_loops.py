@@ -21,6 +21,8 @@ DIFFERENCE_X, DIFFERENCE_REFERENCE, DIFFERENCE_CHANGE, DIFFERENCE_CHANNELS, DIFF
 COMBINE_Y, COMBINE_CHANNELS, COMBINE_LOW, COMBINE_HIGH, COMBINE_SILU, COMBINE_SOURCES = 0, 3, 4, 5, 6, 7
 SOURCE_MAP, SOURCE_UP_ROWS, SOURCE_UP_COLS, SOURCE_WEIGHT, SOURCE_FIELDS = 0, 3, 4, 5, 6
 ADVANCE_X, ADVANCE_REFERENCE, ADVANCE_DELTA, ADVANCE_CHANNELS = 0, 3, 6, 9
+VOTE_KERNEL_ROWS, VOTE_PITCH, VOTE_DILATION_ROWS, VOTE_KERNEL_COLS = range(4)
+VOTE_STRIDE_COLS, VOTE_DILATION_COLS, VOTE_WIDTH, VOTE_COL_TAPS = range(4, 8)
 SCALE_X, SCALE_Y, SCALE_CHANNELS, SCALE_FACTORS = 0, 3, 6, 7
 
 
@@ -172,6 +174,58 @@ def _pool(kind: str, e: Emitter, x: Value, per_row: Value, rows: Value, cols: Va
     e.map_floats(channels, y, window)
 
 
+def _vote(e: Emitter, fields: Value, change: Value, sums: Value, votes: Value, limit: Value, count: Value) -> None:
+    """Mark the columns of one output row whose summed change is above the limit: votes |= (sum > limit * col_taps).
+
+    change: what the row's first tap reads; sums: room for one row of sums over the kernel's rows; votes: int32 per
+    column; limit: the bits of a float; count: columns.
+    """
+    kernel, pitch, apart, cols, stride, apart_cols, width, taps = (
+        e.load(I64, e.at(fields, I64, index))
+        for index in (
+            VOTE_KERNEL_ROWS,
+            VOTE_PITCH,
+            VOTE_DILATION_ROWS,
+            VOTE_KERNEL_COLS,
+            VOTE_STRIDE_COLS,
+            VOTE_DILATION_COLS,
+            VOTE_WIDTH,
+            VOTE_COL_TAPS,
+        )
+    )
+    row_floats = e.b.mul(pitch, apart)
+
+    def column_sums(at: Value) -> Value:
+        def add(row: Value, carried: Values) -> Values:
+            return [e.b.fadd(carried[0], e.vector(change, e.b.add(e.b.mul(row, row_floats), at)))]
+
+        return e.loop(I64(0), kernel, [e.splat(0.0)], add)[0]
+
+    e.loop(I64(0), width, [], lambda at, _: _keep(e, column_sums(at), sums, at), e.lanes)
+    factor = e.splat(e.b.bitcast(e.b.trunc(limit, I32), FLOAT))
+    marks = ir.VectorType(I32, e.lanes)
+
+    def vote(at: Value, _: Values) -> Values:
+        def add(col: Value, carried: Values) -> Values:
+            return [
+                e.b.fadd(carried[0], e.strided(sums, e.b.add(e.b.mul(at, stride), e.b.mul(col, apart_cols)), stride))
+            ]
+
+        total = e.loop(I64(0), cols, [e.splat(0.0)], add)[0]
+        above = e.b.fcmp_ordered(">", total, e.b.fmul(factor, e.vector(taps, at)))
+        place = e.at(votes, I32, at)
+        old = e.b.load(place, typ=marks, align=4)
+        e.b.store(e.b.or_(old, e.b.zext(above, marks)), place, align=4)
+        return []
+
+    e.loop(I64(0), count, [], vote, e.lanes)
+
+
+def _keep(e: Emitter, value: Value, target: Value, at: Value) -> Values:
+    e.store(value, target, at)
+    return []
+
+
 def _accumulate(e: Emitter, x: Value, total: Value, channels: Value) -> None:
     """total += x, for one pixel."""
     e.map_floats(channels, total, lambda at: e.b.fadd(e.vector(total, at), e.vector(x, at)))
@@ -187,4 +241,5 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., None]]] = {
     "pool_max": (6, partial(_pool, "max")),
     "pool_average": (6, partial(_pool, "average")),
     "accumulate": (3, _accumulate),
+    "vote": (6, _vote),
 }

@@ -16,6 +16,7 @@ from functools import cache
 
 from llvmlite import ir
 
+from skipsim.hwmodels.feature_map import LINE_BYTES
 from skipsim.hwmodels.machine_code import compile_functions, vector_registers
 from skipsim.hwmodels.step import FIRST_FIELD
 from skipsim.hwmodels.vector_code import FLOAT, I32, I64, POINTER, Emitter, Value, Values, silu
@@ -109,10 +110,13 @@ def emit_tile(module: ir.Module, lanes: int, kind: str, pixels: int, vectors: in
     skipped = e.b.mul(first, I64(4))
     bias = e.b.add(field[Field.BIAS], skipped)
     sums = [e.vector(bias, u * lanes) for u in range(vectors)] * pixels
+    outputs = pointers(Field.Y, skipped)
+    for y in outputs:
+        for u in range(0, vectors * lanes, LINE_BYTES // 4):
+            e.prefetch_for_writing(e.at(y, FLOAT, u))
     sums = _BODIES[kind](e, field, pointers(Field.X, shift), e.pointer(weights), sums, vectors)
     wanted = e.b.icmp_signed("!=", field[Field.ADDEND], I64(0))
     sums = e.either(wanted, lambda: _add(e, sums, pointers(Field.ADDEND, skipped), vectors), sums)
-    outputs = pointers(Field.Y, skipped)
     _store(e, [e.smaller(high, e.larger(low, total)) for total in sums], outputs, channels, vectors)
     with e.b.if_then(e.b.icmp_signed("!=", field[Field.SILU], I64(0))):
         for y in outputs:

@@ -46,6 +46,18 @@ class Emitter:
         """Load a vector of floats from `offset` floats behind `base`."""
         return self.b.load(self.at(base, FLOAT, offset), typ=self.vector_type, align=align)
 
+    def strided(self, base: Value, offset: Value, stride: Value) -> Value:
+        """Load a vector of floats that lie `stride` floats apart; one load where the stride is 1."""
+
+        def apart() -> Values:
+            value = self.vector_type(ir.Undefined)
+            for lane in range(self.lanes):
+                place = self.at(base, FLOAT, self.b.add(offset, self.b.mul(stride, I64(lane))))
+                value = self.b.insert_element(value, self.load(FLOAT, place), I32(lane))
+            return [value]
+
+        return self.choose(self.b.icmp_signed("==", stride, I64(1)), lambda: [self.vector(base, offset)], apart)[0]
+
     def store(self, value: Value, base: Value, offset: int | Value) -> None:
         """Store a whole vector `offset` floats behind `base`."""
         self.b.store(value, self.at(base, FLOAT, offset), align=4)
@@ -55,6 +67,11 @@ class Emitter:
         kind = ir.FunctionType(ir.VoidType(), [self.vector_type, POINTER, I32, mask.type])
         name = f"llvm.masked.store.v{self.lanes}f32.p0"
         self.b.call(self._function(name, kind), [value, self.at(base, FLOAT, offset), I32(4), mask])
+
+    def prefetch_for_writing(self, pointer: Value) -> None:
+        """Ask for a cache line before it is written, so that its arrival overlaps with what is computed until then."""
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
+        self.b.call(self._function("llvm.prefetch.p0", kind), [pointer, I32(1), I32(3), I32(1)])
 
     def first_lanes(self, count: Value) -> Value:
         """Return the mask of the lanes below `count`, an int64 that may be negative or more than there are."""
@@ -128,19 +145,24 @@ class Emitter:
             results.append(result)
         return results
 
-    def either(self, condition: Value, values: Callable[[], Sequence[Value]], otherwise: Sequence[Value]) -> Values:
-        """Return what `values()` computes where `condition` holds, otherwise `otherwise`."""
-        before = self.b.block
-        with self.b.if_then(condition):
-            new = values()
-            inside = self.b.block
+    def choose(self, condition: Value, then: Callable[[], Values], otherwise: Callable[[], Values]) -> Values:
+        """Return what `then()` computes where `condition` holds, otherwise what `otherwise()` computes."""
+        with self.b.if_else(condition) as (first, second):
+            with first:
+                values, first_end = then(), self.b.block
+            with second:
+                others, second_end = otherwise(), self.b.block
         results = []
-        for value, old in zip(new, otherwise, strict=True):
-            phi = self.b.phi(old.type)
-            phi.add_incoming(old, before)
-            phi.add_incoming(value, inside)
+        for value, other in zip(values, others, strict=True):
+            phi = self.b.phi(value.type)
+            phi.add_incoming(value, first_end)
+            phi.add_incoming(other, second_end)
             results.append(phi)
         return results
+
+    def either(self, condition: Value, values: Callable[[], Values], otherwise: Values) -> Values:
+        """Return what `values()` computes where `condition` holds, otherwise `otherwise`."""
+        return self.choose(condition, values, lambda: otherwise)
 
     def map_floats(self, count: Value, target: Value, value: Callable[[Value], Value]) -> None:
         """Store `value(offset)`, a vector, at every offset below `count` behind `target`; the end is masked."""

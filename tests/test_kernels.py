@@ -70,7 +70,7 @@ def layers(draw: Any) -> Convolution:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     layers(),
     st.tuples(st.integers(9, 20), st.integers(9, 20)),
