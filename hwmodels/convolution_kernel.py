@@ -18,15 +18,17 @@ from skipsim.hwmodels.pixel_list import check_maps, difference_fields, map_field
 from skipsim.hwmodels.pixel_loops import pixel_loops
 from skipsim.hwmodels.register_tile import VECTORS, Field, tiles
 from skipsim.hwmodels.step import FIELDS, THREADS, Step, make_step
+from skipsim.hwmodels.vector_code import FINISHES
 
 INFINITY = float("inf")
-ACTIVATIONS: dict[str, tuple[float, float, bool]] = {
-    "none": (-INFINITY, INFINITY, False),
-    "relu": (0.0, INFINITY, False),
-    "relu6": (0.0, 6.0, False),
-    "silu": (-INFINITY, INFINITY, True),
+ACTIVATIONS: dict[str, tuple[float, float, str]] = {
+    "none": (-INFINITY, INFINITY, "nothing"),
+    "relu": (0.0, INFINITY, "nothing"),
+    "relu6": (0.0, 6.0, "nothing"),
+    "silu": (-INFINITY, INFINITY, "silu"),
+    "sigmoid": (-INFINITY, INFINITY, "sigmoid"),
 }
-"""By name: what outputs are clamped to, and whether x / (1 + exp(-x)) follows."""
+"""By name: what outputs are clamped to, and which of FINISHES follows."""
 
 _INPUT_BYTES = 256 * 1024  # of the input that one chunk of pixels reads: a part of the second cache level
 
@@ -81,7 +83,7 @@ def convolve(
         Field.TAPS: taps.ctypes.data,
         Field.TAP_COUNT: len(taps),
         Field.RUN: run,
-        Field.SILU: int(follows),
+        Field.FINISH: FINISHES[follows],
         Field.COUNT: active.count.ctypes.data,
         Field.POSITIONS: active.positions.ctypes.data,
         Field.TABLE: table.ctypes.data,

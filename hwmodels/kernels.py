@@ -19,7 +19,7 @@ from skipsim.hwmodels.convolution_kernel import ACTIVATIONS, Watch, convolve
 from skipsim.hwmodels.feature_map import FeatureMap, widest
 from skipsim.hwmodels.gate_kernel import decide, measure_change, move_everywhere, move_reference, set_threshold
 from skipsim.hwmodels.mask_kernels import need, spread, unite
-from skipsim.hwmodels.pointwise_kernels import Source, channel_mean, combine, pool, scale_channels
+from skipsim.hwmodels.pointwise_kernels import Source, channel_mean, combine, pool, resize_bilinear, scale_channels
 from skipsim.hwmodels.program import Program
 from skipsim.hwmodels.step import Step
 
@@ -44,6 +44,7 @@ __all__ = [
     "need",
     "pack",
     "pool",
+    "resize_bilinear",
     "scale_channels",
     "set_threshold",
     "spread",

@@ -12,13 +12,13 @@ from functools import cache, partial
 from llvmlite import ir
 
 from skipsim.hwmodels.machine_code import compile_functions, host_lanes
-from skipsim.hwmodels.vector_code import FLOAT, I32, I64, Emitter, Value, Values, silu
+from skipsim.hwmodels.vector_code import FLOAT, I32, I64, Emitter, Value, Values, finish
 
 MOST_SOURCES = 4
 
 # What the functions below find behind the address of their fields, in words of 8 bytes.
 DIFFERENCE_X, DIFFERENCE_REFERENCE, DIFFERENCE_CHANGE, DIFFERENCE_CHANNELS, DIFFERENCE_SCALE = 0, 3, 6, 9, 10
-COMBINE_Y, COMBINE_CHANNELS, COMBINE_LOW, COMBINE_HIGH, COMBINE_SILU, COMBINE_SOURCES = 0, 3, 4, 5, 6, 7
+COMBINE_Y, COMBINE_CHANNELS, COMBINE_LOW, COMBINE_HIGH, COMBINE_FINISH, COMBINE_SOURCES = 0, 3, 4, 5, 6, 7
 SOURCE_MAP, SOURCE_UP_ROWS, SOURCE_UP_COLS, SOURCE_WEIGHT, SOURCE_FIELDS = 0, 3, 4, 5, 6
 ADVANCE_X, ADVANCE_REFERENCE, ADVANCE_DELTA, ADVANCE_CHANNELS = 0, 3, 6, 9
 VOTE_KERNEL_ROWS, VOTE_PITCH, VOTE_DILATION_ROWS, VOTE_KERNEL_COLS = range(4)
@@ -111,10 +111,10 @@ def _clear(e: Emitter, target: Value, channels: Value) -> None:
 
 
 def _combine(sources: int, e: Emitter, fields: Value, positions: Value, count: Value) -> None:
-    """y[p] = silu?(clamp(sum of weight * map[p // up])), for a number of sources."""
+    """y[p] = finish(clamp(sum of weight * map[p // up])), for a number of sources."""
     channels = e.load(I64, e.at(fields, I64, COMBINE_CHANNELS))
     low, high = (e.splat(_number(e, fields, field)) for field in (COMBINE_LOW, COMBINE_HIGH))
-    follows = e.b.icmp_signed("!=", e.load(I64, e.at(fields, I64, COMBINE_SILU)), I64(0))
+    follows = e.load(I64, e.at(fields, I64, COMBINE_FINISH))
     firsts = [COMBINE_SOURCES + SOURCE_FIELDS * index for index in range(sources)]
     weights = [e.splat(_number(e, fields, first + SOURCE_WEIGHT)) for first in firsts]
 
@@ -136,8 +136,7 @@ def _combine(sources: int, e: Emitter, fields: Value, positions: Value, count: V
             return e.smaller(high, e.larger(low, total))
 
         e.map_floats(channels, y, value)
-        with e.b.if_then(follows):
-            e.map_floats(channels, y, lambda at: silu(e, e.vector(y, at)))
+        finish(e, y, channels, follows)
 
     _each_pixel(e, positions, count, one)
 
@@ -226,6 +225,24 @@ def _keep(e: Emitter, value: Value, target: Value, at: Value) -> Values:
     return []
 
 
+def _blend(e: Emitter, x: Value, right: Value, down: Value, weights: Value, y: Value, channels: Value) -> None:
+    """y = the bilinear mean of x and the pixels `right`, `down` and both floats behind it.
+
+    weights: the bits of two floats, of the pixels on the right in the low half, of those below in the high half.
+    """
+    shares = [e.splat(e.b.bitcast(e.b.trunc(bits, I32), FLOAT)) for bits in (weights, e.b.lshr(weights, I64(32)))]
+
+    def value(at: Value) -> Value:
+        below = e.b.add(down, at)
+        rows = []
+        for place in (at, below):
+            first, second = e.vector(x, place), e.vector(x, e.b.add(place, right))
+            rows.append(e.fma(shares[0], e.b.fsub(second, first), first))
+        return e.fma(shares[1], e.b.fsub(rows[1], rows[0]), rows[0])
+
+    e.map_floats(channels, y, value)
+
+
 def _accumulate(e: Emitter, x: Value, total: Value, channels: Value) -> None:
     """total += x, for one pixel."""
     e.map_floats(channels, total, lambda at: e.b.fadd(e.vector(total, at), e.vector(x, at)))
@@ -240,6 +257,7 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., None]]] = {
     "scale": (3, _scale),
     "pool_max": (6, partial(_pool, "max")),
     "pool_average": (6, partial(_pool, "average")),
+    "blend": (6, _blend),
     "accumulate": (3, _accumulate),
     "vote": (6, _vote),
 }

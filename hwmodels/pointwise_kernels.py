@@ -28,9 +28,9 @@ from skipsim.hwmodels.pixel_list import (
 )
 from skipsim.hwmodels.pixel_loops import (
     COMBINE_CHANNELS,
+    COMBINE_FINISH,
     COMBINE_HIGH,
     COMBINE_LOW,
-    COMBINE_SILU,
     COMBINE_SOURCES,
     COMBINE_Y,
     MOST_SOURCES,
@@ -46,6 +46,7 @@ from skipsim.hwmodels.pixel_loops import (
     pixel_loops,
 )
 from skipsim.hwmodels.step import FIELDS, FIRST_FIELD, Step, make_step
+from skipsim.hwmodels.vector_code import FINISHES
 
 POOLS = ("max", "average")
 
@@ -65,12 +66,32 @@ class Source:
     weight: float = 1.0
 
 
-def combine(y: FeatureMap, sources: Sequence[Source], active: ActivePixels, activation: str = "none") -> Step:
-    """Bind y[p] = activation(sum of weight * map[p // up]) at the active pixels; y may be one of the maps (up 1)."""
+def combine(
+    y: FeatureMap,
+    sources: Sequence[Source],
+    active: ActivePixels,
+    activation: str = "none",
+    first_channel: int = 0,
+) -> Step:
+    """Bind y[p] = activation(sum of weight * map[p // up]) at the active pixels; y may be one of the maps (up 1).
+
+    Args:
+        y: the output.
+        sources: 1 to MOST_SOURCES maps with equal channels.
+        active: pixels of y.
+        activation: one of ACTIVATIONS.
+        first_channel: where in y's channels the sum is written; the others stay. So maps are joined along the channels.
+    """
     if not 0 < len(sources) <= MOST_SOURCES:
         raise InputError(f"combine: sources must be 1 to {MOST_SOURCES}, got {len(sources)}")
     if activation not in ACTIVATIONS:
         raise InputError(f"combine: activation {activation!r} is unknown; {nearest(activation, ACTIVATIONS)}")
+    channels = sources[0].map.channels
+    if not 0 <= first_channel <= y.channels - channels:
+        raise InputError(
+            f"combine: {channels} channels from first_channel={first_channel} on must fit into the output's "
+            f"{y.channels}"
+        )
     for source in sources:
         size = (source.map.rows, source.map.cols)
         if min(source.up) < 1 or size != (-(-y.rows // source.up[0]), -(-y.cols // source.up[1])):
@@ -78,13 +99,12 @@ def combine(y: FeatureMap, sources: Sequence[Source], active: ActivePixels, acti
                 f"combine: a map upsampled by {source.up} must have ceil of {(y.rows, y.cols)} / {source.up} "
                 f"rows and cols, got {size}"
             )
-        _check_channels("combine", y, source.map)
+        if source.map.channels != channels:
+            raise InputError(f"combine: all sources must have {channels} channels, got {source.map.channels}")
     low, high, follows = ACTIVATIONS[activation]
-    values = {
-        FIRST + COMBINE_CHANNELS: y.channels,
-        FIRST + COMBINE_SILU: int(follows),
-        **map_fields(FIRST + COMBINE_Y, y),
-    }
+    values = {FIRST + COMBINE_CHANNELS: channels, FIRST + COMBINE_FINISH: FINISHES[follows]}
+    values |= map_fields(FIRST + COMBINE_Y, y)
+    values[FIRST + COMBINE_Y] += 4 * first_channel
     numbers = {FIRST + COMBINE_LOW: low, FIRST + COMBINE_HIGH: high}
     for index, source in enumerate(sources):
         first = COMBINE_SOURCES + SOURCE_FIELDS * index
@@ -93,6 +113,30 @@ def combine(y: FeatureMap, sources: Sequence[Source], active: ActivePixels, acti
         numbers |= {FIRST + first + SOURCE_WEIGHT: source.weight}
     values |= list_fields("combine", f"combine{len(sources)}", y, active)
     return make_step("combine", run_pixels, pixel_units, values, (y, tuple(sources), active), numbers)
+
+
+def resize_bilinear(y: FeatureMap, x: FeatureMap, active: ActivePixels, align_corners: bool = False) -> Step:
+    """Bind y[p] = x bilinearly resized to y's size, at the active pixels of y; corners as PyTorch's `interpolate`."""
+    _check_channels("resize_bilinear", y, x)
+    sizes = ((x.rows, y.rows, x.row_floats), (x.cols, y.cols, x.channels))
+    rows, cols = (_blend_table(*each, align_corners=align_corners) for each in sizes)
+    values = {**map_fields(_POOL_X, x), **map_fields(_POOL_Y, y), _CHANNELS: x.channels}
+    values |= {_BLEND_ROWS: rows.ctypes.data, _BLEND_COLS: cols.ctypes.data, _ROWS: y.rows, _COLS: y.cols}
+    values |= list_fields("resize_bilinear", "blend", y, active)
+    return make_step("resize_bilinear", _resize, pixel_units, values, (x, y, active, rows, cols))
+
+
+def _blend_table(extent: int, out: int, floats: int, *, align_corners: bool) -> NDArray[np.int64]:
+    """Return per output row or column: offset of the first source, offset from it to the second, its weight's bits."""
+    position = np.arange(out, dtype=np.float64)
+    if align_corners:
+        source = position * ((extent - 1) / (out - 1)) if out > 1 else position * 0
+    else:
+        source = np.maximum((position + 0.5) * (extent / out) - 0.5, 0)
+    first = np.minimum(source.astype(np.int64), extent - 1)
+    second = np.minimum(first + 1, extent - 1)
+    bits = (source - first).astype(np.float32).view(np.uint32).astype(np.int64)
+    return np.ascontiguousarray(np.stack([first * floats, (second - first) * floats, bits], 1))
 
 
 def scale_channels(y: FeatureMap, x: FeatureMap, scale: NDArray[np.float32], active: ActivePixels) -> Step:
@@ -177,7 +221,9 @@ def _check_vector(name: str, vector: NDArray[np.float32], x: FeatureMap) -> None
     _STRIDE_COLS,
     _TOP,
     _LEFT,
-) = range(FIRST, FIRST + 15)
+    _BLEND_ROWS,
+    _BLEND_COLS,
+) = range(FIRST, FIRST + 17)
 
 
 @entry("int64(int64, int64)")
@@ -194,6 +240,22 @@ def _pool(address, unit):
         x = step[_POOL_X] + 4 * (max(row, 0) * step[_X_PITCH] + max(col, 0) * step[_X_STEP])
         y = step[_POOL_Y] + 4 * (out_row * step[_Y_PITCH] + out_col * step[_Y_STEP])
         call(step[FUNCTION], x, step[_X_PITCH], rows, cols, y, step[_CHANNELS])
+    return 0
+
+
+@entry("int64(int64, int64)")
+def _resize(address, unit):
+    step = words(address, FIELDS)
+    first = unit * step[CHUNK]
+    last = min(first + step[CHUNK], words(step[COUNT], 1)[0])
+    positions = integers(step[POSITIONS], last)
+    rows, cols = words(step[_BLEND_ROWS], 3 * step[_ROWS]), words(step[_BLEND_COLS], 3 * step[_COLS])
+    for index in range(first, last):
+        row, col = positions[index] >> 16, positions[index] & 0xFFFF
+        x = step[_POOL_X] + 4 * (rows[3 * row] + cols[3 * col])
+        y = step[_POOL_Y] + 4 * (row * step[_Y_PITCH] + col * step[_Y_STEP])
+        weights = rows[3 * row + 2] << 32 | cols[3 * col + 2]
+        call(step[FUNCTION], x, cols[3 * col + 1], rows[3 * row + 1], weights, y, step[_CHANNELS])
     return 0
 
 

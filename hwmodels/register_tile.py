@@ -6,7 +6,7 @@ kernel (kernel columns x channels) where columns are neither dilated nor grouped
 
     plain:      for every tap run, for every value x of it: acc[i][u] += x_i * weights[u]     (x broadcast to a vector)
     depthwise:  for every tap:                              acc[i][u] += x_i[u] * weights[u]
-    epilogue:   y_i = silu?(clamp(bias + acc + addend_i))
+    epilogue:   y_i = finish(clamp(bias + acc + addend_i))
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llvmlite import ir
 from skipsim.hwmodels.feature_map import LINE_BYTES
 from skipsim.hwmodels.machine_code import compile_functions, vector_registers
 from skipsim.hwmodels.step import FIRST_FIELD
-from skipsim.hwmodels.vector_code import FLOAT, I32, I64, POINTER, Emitter, Value, Values, silu
+from skipsim.hwmodels.vector_code import FLOAT, I32, I64, POINTER, Emitter, Value, Values, finish
 
 VECTORS = 2
 """Vectors of output channels in one panel of weights."""
@@ -43,7 +43,7 @@ class Field(IntEnum):
     RUN = auto()  # values in one tap run
     LOW = auto()  # two floats: what outputs are clamped to
     HIGH = auto()
-    SILU = auto()
+    FINISH = auto()  # one of FINISHES
     COUNT = auto()  # what follows is for the loops around the tiles: see convolution_kernel
     POSITIONS = auto()
     TABLE = auto()
@@ -76,7 +76,7 @@ def tiles(lanes: int) -> tuple[dict[tuple[str, int, int], int], int]:
     """
     most = pixels_per_tile(lanes)
     module = ir.Module("tiles")
-    emit_silu(module, lanes)
+    emit_finish(module, lanes)
     for kind in ("plain", "depthwise"):
         for pixels in range(1, most + 1):
             for vectors in range(1, VECTORS + 1):
@@ -96,7 +96,7 @@ def emit_tile(module: ir.Module, lanes: int, kind: str, pixels: int, vectors: in
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 6), f"{kind}_{pixels}x{vectors}")
     e = Emitter(function, lanes)
     step, positions, weights, shift, first, channels = function.args
-    field = {name: e.load(I64, e.at(step, I64, int(name))) for name in Field if name <= Field.SILU}
+    field = {name: e.load(I64, e.at(step, I64, int(name))) for name in Field if name <= Field.FINISH}
     low, high = (e.splat(e.load(FLOAT, e.at(step, FLOAT, 2 * name))) for name in (Field.LOW, Field.HIGH))
     places = [e.load(I32, e.at(positions, I32, i)) for i in range(pixels)]
     places = [[e.b.zext(part, I64) for part in (e.b.lshr(p, I32(16)), e.b.and_(p, I32(0xFFFF)))] for p in places]
@@ -118,19 +118,18 @@ def emit_tile(module: ir.Module, lanes: int, kind: str, pixels: int, vectors: in
     wanted = e.b.icmp_signed("!=", field[Field.ADDEND], I64(0))
     sums = e.either(wanted, lambda: _add(e, sums, pointers(Field.ADDEND, skipped), vectors), sums)
     _store(e, [e.smaller(high, e.larger(low, total)) for total in sums], outputs, channels, vectors)
-    with e.b.if_then(e.b.icmp_signed("!=", field[Field.SILU], I64(0))):
+    with e.b.if_then(e.b.icmp_signed("!=", field[Field.FINISH], I64(0))):
         for y in outputs:
-            e.b.call(module.globals["silu_in_place"], [y, channels])
+            e.b.call(module.globals["finish_in_place"], [y, channels, field[Field.FINISH]])
     e.b.ret_void()
 
 
-def emit_silu(module: ir.Module, lanes: int) -> None:
-    """Add the function silu_in_place(pointer, floats) to `module`."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64]), "silu_in_place")
+def emit_finish(module: ir.Module, lanes: int) -> None:
+    """Add the function finish_in_place(pointer, floats, which of FINISHES) to `module`."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, I64, I64]), "finish_in_place")
     function.linkage = "internal"
     e = Emitter(function, lanes)
-    values, count = function.args
-    e.map_floats(count, values, lambda at: silu(e, e.vector(values, at)))
+    finish(e, *function.args)
     e.b.ret_void()
 
 

@@ -186,17 +186,37 @@ class Emitter:
         return found if found is not None else ir.Function(self.module, kind, name)
 
 
+FINISHES = {"nothing": 0, "silu": 1, "sigmoid": 2}
+"""What may follow once outputs are stored, by the number that compiled code knows it by."""
+
+
+def finish(e: Emitter, values: Value, count: Value, which: Value) -> None:
+    """Replace `count` floats by what one of FINISHES makes of them."""
+    for name, write in (("silu", silu), ("sigmoid", sigmoid)):
+        with e.b.if_then(e.b.icmp_signed("==", which, I64(FINISHES[name]))):
+            e.map_floats(count, values, lambda at, write=write: write(e, e.vector(values, at)))  # type: ignore[misc]
+
+
 def silu(e: Emitter, x: Value) -> Value:
-    """Return x / (1 + exp(-x)), to about 2 units in the last place.
+    """Return x / (1 + exp(-x)), to about 2 units in the last place."""
+    x = e.larger(e.splat(-88.0), x)  # below, the result is 0 but for 1e-36
+    return e.b.fdiv(x, _one_and_exponential(e, e.b.fneg(x)))
+
+
+def sigmoid(e: Emitter, x: Value) -> Value:
+    """Return 1 / (1 + exp(-x)), to about 2 units in the last place."""
+    return e.b.fdiv(e.splat(1.0), _one_and_exponential(e, e.smaller(e.splat(88.0), e.b.fneg(x))))
+
+
+def _one_and_exponential(e: Emitter, z: Value) -> Value:
+    """Return 1 + exp(z), z <= 88.
 
     exp(z) = 2^n exp(r) with r = z - n ln 2 in +-0.35, and exp(r) is its Taylor series to r^7 / 7!: error under 1e-8.
     """
-    b = e.b
-    x = e.larger(e.splat(-88.0), x)  # below, the result is 0 but for 1e-36
-    z = e.larger(e.splat(-87.0), b.fneg(x))
+    z = e.larger(e.splat(-87.0), z)
     magic = e.splat(12582912.0)  # 1.5 * 2^23: adding it rounds to whole numbers, which then stand in the low bits
     shifted = e.fma(z, e.splat(1.4426950408889634), magic)
-    n = b.fsub(shifted, magic)
+    n = e.b.fsub(shifted, magic)
     # ln 2 in two parts, the first with few bits, so that n times it is exact (Cody and Waite)
     r = e.fma(n, e.splat(-0.693359375), z)
     r = e.fma(n, e.splat(2.12194440e-4), r)
@@ -204,6 +224,6 @@ def silu(e: Emitter, x: Value) -> Value:
     for factor in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
         series = e.fma(series, r, e.splat(factor))
     integers = ir.VectorType(I32, e.lanes)
-    bits = b.shl(b.bitcast(shifted, integers), integers([23] * e.lanes))
-    power = b.bitcast(b.add(b.bitcast(series, integers), bits), e.vector_type)
-    return b.fdiv(x, b.fadd(e.splat(1.0), power))
+    bits = e.b.shl(e.b.bitcast(shifted, integers), integers([23] * e.lanes))
+    power = e.b.bitcast(e.b.add(e.b.bitcast(series, integers), bits), e.vector_type)
+    return e.b.fadd(e.splat(1.0), power)

@@ -30,6 +30,7 @@ TORCH = {
     "relu": torch.relu,
     "relu6": functional.relu6,
     "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
 }
 
 

@@ -22,11 +22,18 @@ from skipsim.hwmodels.kernels import (
     combine,
     list_pixels,
     pool,
+    resize_bilinear,
     scale_channels,
 )
 
 KEPT = 7.0
-TORCH = {"none": lambda v: v, "relu": torch.relu, "relu6": functional.relu6, "silu": functional.silu}
+TORCH = {
+    "none": lambda v: v,
+    "relu": torch.relu,
+    "relu6": functional.relu6,
+    "silu": functional.silu,
+    "sigmoid": torch.sigmoid,
+}
 
 
 def filled(rng: np.random.Generator, rows: int, cols: int, channels: int, margin: Any = (0, 0, 0, 0)) -> FeatureMap:
@@ -78,6 +85,43 @@ def test_weighted_sum_of_upsampled_maps(
     assert not y.data.any(), "the margin must stay zero"
 
 
+def test_maps_are_joined_along_the_channels() -> None:
+    rng = np.random.default_rng(5)
+    parts = [filled(rng, 6, 4, 3), filled(rng, 3, 2, 18), filled(rng, 6, 4, 1)]
+    y = FeatureMap.zeros(6, 4, 24)
+    y.interior[...] = KEPT
+    mask, active, listing = half(rng, 6, 4)
+    steps = [
+        combine(y, [Source(parts[0])], active),
+        combine(y, [Source(parts[1], (2, 2))], active, first_channel=3),
+        combine(y, [Source(parts[2])], active, first_channel=21),
+    ]
+    Program([listing, *steps]).run()
+    upsampled = parts[1].interior.repeat(2, 0).repeat(2, 1)
+    rest = np.full((6, 4, 2), KEPT)
+    expected = np.concatenate([parts[0].interior, upsampled, parts[2].interior, rest], 2)
+    assert np.array_equal(y.interior, np.where((mask != 0)[..., None], expected, KEPT))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.integers(1, 35),
+    st.booleans(),
+)
+def test_bilinear_resizing(size: tuple[int, int], out: tuple[int, int], channels: int, corners: bool) -> None:
+    rng = np.random.default_rng(channels)
+    x, y = filled(rng, *size, channels), FeatureMap.zeros(*out, channels, (0, 1, 1, 0))
+    y.interior[...] = KEPT
+    mask, active, listing = half(rng, *out)
+    Program([listing, resize_bilinear(y, x, active, corners)]).run(2)
+    expected = functional.interpolate(tensor(x), out, mode="bilinear", align_corners=corners)[0].permute(1, 2, 0)
+    on = mask != 0
+    np.testing.assert_allclose(y.interior[on], expected.numpy()[on], atol=1e-5)
+    assert (y.interior[~on] == KEPT).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["max", "average"]),
@@ -120,6 +164,10 @@ def test_scaling_and_mean_of_channels(channels: int) -> None:
     [
         (lambda: combine(MAP, [], FULL), r"combine: sources must be 1 to 4, got 0"),
         (lambda: combine(MAP, [Source(MAP, (2, 2))], FULL), r"combine: a map upsampled by \(2, 2\) must have ceil of"),
+        (
+            lambda: combine(MAP, [Source(MAP)], FULL, first_channel=1),
+            r"2 channels from first_channel=1 on must fit into",
+        ),
         (lambda: combine(MAP, [Source(MAP)], FULL, "gelu"), r"combine: activation 'gelu' is unknown; did you mean"),
         (lambda: pool("median", MAP, MAP, (1, 1), (1, 1), NONE, FULL), r"pool: kind 'median' is unknown; .*average"),
         (
