@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from skipsim.compiled import entry, inlined
 from skipsim.errors import InputError, nearest
 from skipsim.hwmodels.active_pixels import ActivePixels
-from skipsim.hwmodels.addresses import call, words
+from skipsim.hwmodels.addresses import call, integers, words
 from skipsim.hwmodels.convolution import PackedConvolution
 from skipsim.hwmodels.feature_map import FeatureMap
 from skipsim.hwmodels.pixel_list import check_maps, difference_fields, map_fields
 from skipsim.hwmodels.pixel_loops import pixel_loops
-from skipsim.hwmodels.register_tile import VECTORS, Field, tiles
+from skipsim.hwmodels.register_tile import LEAST_IN_ROW, ROW_KINDS, VECTORS, Field, tiles
 from skipsim.hwmodels.step import FIELDS, THREADS, Step, make_step
 from skipsim.hwmodels.vector_code import FINISHES
 
@@ -68,11 +68,15 @@ def convolve(
     """
     layer = packed.convolution
     _check(packed, x, y, active, activation, addend, watch)
-    table, most = _table(packed.lanes, layer.depthwise)
+    table, most = _table(packed.lanes, "depthwise" if layer.depthwise else "plain")
+    side_by_side = layer.depthwise and layer.stride[1] == layer.dilation[1] == 1 and layer.kernel[1] in ROW_KINDS
+    row_table = _table(packed.lanes, ROW_KINDS[layer.kernel[1]])[0] if side_by_side else None
     low, high, follows = ACTIVATIONS[activation]
     stride, groups = layer.stride, 1 if layer.depthwise else layer.groups
     taps, run = _taps(packed, x)
-    pixel_bytes = 4 * layer.in_channels * stride[0] * stride[1]
+    chunk = _INPUT_BYTES // (4 * layer.in_channels * stride[0] * stride[1])
+    if layer.depthwise:  # every panel has an input of its own: nothing is gained by going through pixels in chunks
+        chunk = active.rows * active.cols
     values: dict[int, int] = {
         Field.X: x.address(-layer.padding[0], -layer.padding[2]),
         Field.X_ROW: stride[0] * x.row_floats,
@@ -87,8 +91,9 @@ def convolve(
         Field.COUNT: active.count.ctypes.data,
         Field.POSITIONS: active.positions.ctypes.data,
         Field.TABLE: table.ctypes.data,
+        Field.ROW_TABLE: 0 if row_table is None else row_table.ctypes.data,
         Field.MOST: most,
-        Field.CHUNK: max(most, _INPUT_BYTES // pixel_bytes // most * most),
+        Field.CHUNK: max(most, chunk // most * most),
         Field.PANELS: len(packed.weights),
         Field.PANELS_PER_GROUP: packed.panels_per_group,
         Field.GROUP_IN: 0 if groups == 1 else layer.in_channels // groups,
@@ -103,7 +108,7 @@ def convolve(
         fields, scale = difference_fields(Field.WATCHED + 1, y, watch.reference, watch.change)
         values |= fields | {Field.WATCHED: pixel_loops()["difference"]}
         numbers |= scale
-    held = (packed, x, y, active, addend, watch, table, taps)
+    held = (packed, x, y, active, addend, watch, table, row_table, taps)
     return make_step("convolve", _work, _units, values, held, numbers)
 
 
@@ -118,11 +123,13 @@ def _taps(packed: PackedConvolution, x: FeatureMap) -> tuple[NDArray[np.int64], 
 
 
 @cache
-def _table(lanes: int, depthwise: bool) -> tuple[NDArray[np.int64], int]:
-    """Return the addresses of the tiles, int64 [vectors - 1, pixels - 1], and the most pixels of one."""
+def _table(lanes: int, kind: str) -> tuple[NDArray[np.int64], int]:
+    """Return the addresses of a kind's tiles, int64 [vectors - 1, pixels - 1], and the most pixels of one."""
     addresses, most = tiles(lanes)
-    kind = "depthwise" if depthwise else "plain"
-    order = [[addresses[kind, pixels, vectors] for pixels in range(1, most + 1)] for vectors in range(1, VECTORS + 1)]
+    order = [
+        [addresses.get((kind, pixels, vectors), 0) for pixels in range(1, most + 1)]
+        for vectors in range(1, VECTORS + 1)
+    ]
     return np.array(order, np.int64), most
 
 
@@ -211,6 +218,9 @@ def _panel(address, step, panel, first, last):
     vectors = -(-channels // lanes)
     shift = 4 * (channel if step[Field.DEPTHWISE] != 0 else group * step[Field.GROUP_IN])
     weights = step[Field.WEIGHTS] + panel * step[Field.PANEL_BYTES]
+    if step[Field.ROW_TABLE] != 0:
+        _row_tiles(address, step, first, last, vectors, weights, shift, channel, channels)
+        return
     table = words(step[Field.TABLE] + 8 * (vectors - 1) * most, most)
     tiles = -(-(last - first) // most)
     begin = first
@@ -218,4 +228,25 @@ def _panel(address, step, panel, first, last):
         end = first + (last - first) * (tile + 1) // tiles
         positions = step[Field.POSITIONS] + 4 * begin
         call(table[end - begin - 1], address, positions, weights, shift, channel, channels)
+        begin = end
+
+
+@inlined
+def _row_tiles(address, step, first, last, vectors, weights, shift, channel, channels):
+    """Compute a panel in tiles of neighbours where there are enough of them, otherwise in tiles of any pixels."""
+    most = step[Field.MOST]
+    offset = 8 * (vectors - 1) * most
+    row_table, table = words(step[Field.ROW_TABLE] + offset, most), words(step[Field.TABLE] + offset, most)
+    positions = integers(step[Field.POSITIONS], last)
+    begin = first
+    while begin < last:
+        end, limit = begin + 1, min(begin + most, last)
+        while end < limit and positions[end] == positions[end - 1] + 1:
+            end += 1
+        if end - begin >= LEAST_IN_ROW:
+            tile = row_table[end - begin - 1]
+        else:
+            end = limit
+            tile = table[end - begin - 1]
+        call(tile, address, step[Field.POSITIONS] + 4 * begin, weights, shift, channel, channels)
         begin = end

@@ -6,13 +6,15 @@ kernel (kernel columns x channels) where columns are neither dilated nor grouped
 
     plain:      for every tap run, for every value x of it: acc[i][u] += x_i * weights[u]     (x broadcast to a vector)
     depthwise:  for every tap:                              acc[i][u] += x_i[u] * weights[u]
+    row3, row5: depthwise for pixels side by side in one row, stride 1: what neighbours share is loaded once
     epilogue:   y_i = finish(clamp(bias + acc + addend_i))
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum, auto
-from functools import cache
+from functools import cache, partial
 
 from llvmlite import ir
 
@@ -23,6 +25,10 @@ from skipsim.hwmodels.vector_code import FLOAT, I32, I64, POINTER, Emitter, Valu
 
 VECTORS = 2
 """Vectors of output channels in one panel of weights."""
+ROW_KINDS = {3: "row3", 5: "row5"}
+"""The tiles for pixels side by side, by the columns of the kernel."""
+LEAST_IN_ROW = 4
+"""Fewer neighbours than this are not worth a tile of their own."""
 
 
 class Field(IntEnum):
@@ -46,7 +52,8 @@ class Field(IntEnum):
     FINISH = auto()  # one of FINISHES
     COUNT = auto()  # what follows is for the loops around the tiles: see convolution_kernel
     POSITIONS = auto()
-    TABLE = auto()
+    TABLE = auto()  # addresses of tiles by vectors and pixels
+    ROW_TABLE = auto()  # of those for pixels side by side, 0: none
     MOST = auto()
     CHUNK = auto()
     PANELS = auto()
@@ -77,18 +84,16 @@ def tiles(lanes: int) -> tuple[dict[tuple[str, int, int], int], int]:
     most = pixels_per_tile(lanes)
     module = ir.Module("tiles")
     emit_finish(module, lanes)
-    for kind in ("plain", "depthwise"):
-        for pixels in range(1, most + 1):
-            for vectors in range(1, VECTORS + 1):
-                emit_tile(module, lanes, kind, pixels, vectors)
-    addresses = compile_functions(module, f"tiles-{lanes}")
-    kinds = {
-        (kind, pixels, vectors): addresses[f"{kind}_{pixels}x{vectors}"]
-        for kind in ("plain", "depthwise")
-        for pixels in range(1, most + 1)
+    shapes = [
+        (kind, pixels, vectors)
+        for kind in BODIES
+        for pixels in range(LEAST_IN_ROW if kind in ROW_KINDS.values() else 1, most + 1)
         for vectors in range(1, VECTORS + 1)
-    }
-    return kinds, most
+    ]
+    for shape in shapes:
+        emit_tile(module, lanes, *shape)
+    addresses = compile_functions(module, f"tiles-{lanes}")
+    return {shape: addresses["{}_{}x{}".format(*shape)] for shape in shapes}, most
 
 
 def emit_tile(module: ir.Module, lanes: int, kind: str, pixels: int, vectors: int) -> None:
@@ -114,7 +119,7 @@ def emit_tile(module: ir.Module, lanes: int, kind: str, pixels: int, vectors: in
     for y in outputs:
         for u in range(0, vectors * lanes, LINE_BYTES // 4):
             e.prefetch_for_writing(e.at(y, FLOAT, u))
-    sums = _BODIES[kind](e, field, pointers(Field.X, shift), e.pointer(weights), sums, vectors)
+    sums = BODIES[kind](e, field, pointers(Field.X, shift), e.pointer(weights), sums, vectors)
     wanted = e.b.icmp_signed("!=", field[Field.ADDEND], I64(0))
     sums = e.either(wanted, lambda: _add(e, sums, pointers(Field.ADDEND, skipped), vectors), sums)
     _store(e, [e.smaller(high, e.larger(low, total)) for total in sums], outputs, channels, vectors)
@@ -169,7 +174,36 @@ def _depthwise(e: Emitter, field: Fields, inputs: Values, weights: Value, sums: 
     return e.loop(I64(0), field[Field.TAP_COUNT], [weights, *sums], one_tap)[1:]
 
 
-_BODIES = {"plain": _plain, "depthwise": _depthwise}
+def _row(cols: int, e: Emitter, field: Fields, inputs: Values, weights: Value, sums: Values, vectors: int) -> Values:
+    """Sum depthwise over one vector of channels after the other, so that a kernel's row of weights fits beside them."""
+    results: Values = [None] * len(sums)
+    taps, next_pixel = e.pointer(field[Field.TAPS]), field[Field.X_COL]
+    row_floats = cols * vectors * e.lanes
+    for u in range(vectors):
+
+        def one_row(r: Value, carried: Values, u: int = u) -> Values:
+            pointer, sums = carried[0], list(carried[1:])
+            offset = e.load(I64, e.at(taps, I64, e.b.mul(r, I64(cols))))
+            w = [e.vector(pointer, (col * vectors + u) * e.lanes, align=e.lanes * 4) for col in range(cols)]
+            x = e.at(inputs[0], FLOAT, e.b.add(offset, I64(u * e.lanes)))
+            for place in range(len(sums) + cols - 1):
+                value = e.vector(x, 0)
+                for i in range(max(0, place - cols + 1), min(len(sums), place + 1)):
+                    sums[i] = e.fma(value, w[place - i], sums[i])
+                x = e.at(x, FLOAT, next_pixel)
+            return [e.at(pointer, FLOAT, row_floats), *sums]
+
+        rows = e.b.udiv(field[Field.TAP_COUNT], I64(cols))
+        results[u::vectors] = e.loop(I64(0), rows, [weights, *sums[u::vectors]], one_row)[1:]
+    return results
+
+
+BODIES: dict[str, Callable[..., Values]] = {
+    "plain": _plain,
+    "depthwise": _depthwise,
+    **{kind: partial(_row, cols) for cols, kind in ROW_KINDS.items()},
+}
+"""The sums over the taps, by the kind of tile."""
 
 
 def _add(e: Emitter, sums: Values, addends: Values, vectors: int) -> Values:
