@@ -23,7 +23,10 @@ HEAVY = {"joblib", "matplotlib", "numba", "numpy", "pandas", "pydantic", "simpy"
 IMPORT_NAMES = {"pillow": "PIL", "protobuf": "google"}  # where a distribution's import name is not its own
 TORCH_FILES = {
     *(f"traces/{name}.py" for name in ("batch_norm", "convert", "frame_reader", "gates", "gumbel", "gumbel_training")),
-    *(f"traces/{name}.py" for name in ("picture_pool", "pose_task", "receptive_field", "record", "sharing")),
+    *(
+        f"traces/{name}.py"
+        for name in ("objective", "picture_pool", "pose_task", "receptive_field", "record", "sharing")
+    ),
     *(f"traces/{name}.py" for name in ("skipconv", "task", "train", "training_run", "watch")),
     *(f"hwmodels/{name}.py" for name in ("calibrate", "kernels")),
 }

@@ -193,6 +193,16 @@ class Trace:
         """Dense over executed multiply-accumulates; infinite if nothing at all was executed."""
         return self.dense_macs / self.macs if self.macs else math.inf
 
+    @property
+    def gated_mac_reduction(self) -> float:
+        """The same over the frames that are not reference frames; 1 where all are."""
+        references = len(self.reference_frames)
+        dense = sum(layer.macs for layer in self.layers)
+        gated = self.macs - references * dense
+        if self.frames == references:
+            return 1.0
+        return (self.frames - references) * dense / gated if gated else math.inf
+
     def save(self, path: str | Path) -> Trace:
         """Write the trace to a directory and return it as read from there; another trace in that place is replaced."""
         with TraceWriter(path, self.layers, update=self.update, origin=self.origin) as writer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -15,13 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
 from skipsim import __version__
 from skipsim.atomic import write_text
 from skipsim.errors import InputError, nearest
-from skipsim.traces.datasets import CAMERAS
+from skipsim.traces.gumbel_training import GateSettings, GumbelTraining
+from skipsim.traces.models import MODELS
 from skipsim.traces.models import network as make_network
+from skipsim.traces.models.checkpoint import load_weights
+from skipsim.traces.objective import Objective, PlainTraining
 from skipsim.traces.picture_pool import PicturePool, make_pool
 from skipsim.traces.pose_task import POSE
 from skipsim.traces.task import Task
@@ -30,21 +34,36 @@ from skipsim.traces.training_run import Plan, TrainingRun
 # To add a task: write its file (see pose_task.py) and add a line.
 TASKS: dict[str, Task] = {"pose": POSE}
 
+# Fine-tuning with gates: few steps from a trained network, on short sequences at the clips' full frame rate.
+GATE_DEFAULTS: dict[str, Any] = {
+    "steps": 400,
+    "batch": 4,
+    "clip_frames": 5,
+    "learning_rate": 3e-4,
+    "beta": 1.0,
+    "pool_clips": 400,
+    "pool_frames": 5,
+    "pool_frames_per_second": 25.0,
+    "checkpoint_every": 50,
+}
+
 
 def train(
     network: str | nn.Module,
     clips: str = "pose",
     out: str | Path = "weights.safetensors",
     *,
+    gates: GateSettings | None = None,
+    start: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
     command: str | None = None,
     **plan: Any,
 ) -> dict[str, Any]:
-    """Train a network and write its weights, with what they reached beside them.
+    """Train a network, or a trained one together with its Gumbel gates; write the weights and what they reached.
 
     Writes `out` (safetensors), the same name with .json (plan, scores on test clips, versions) and with .csv (step,
-    learning rate, loss, validation score). While it runs, a checkpoint lies beside them; a second call with the same
+    learning rate, loss, validation scores). While it runs, a checkpoint lies beside them; a second call with the same
     plan goes on from there and ends with the weights that an undisturbed run would have given.
 
     Args:
@@ -52,38 +71,46 @@ def train(
             to what the task's loss takes ("pose": heat maps [N, 15, any rows, any cols]); a module is trained in place.
         clips: a name in TASKS.
         out: where the weights go; ends in .safetensors.
+        gates: how to train gates with the network (see gumbel_training.py); None trains the network alone.
+        start: weights to start from. None: with gates a named network's own, without gates at random.
         resume: whether to go on from a checkpoint; False starts again.
         progress: whether to show a progress bar.
         command: the command line to note beside the weights.
-        plan: fields of `Plan`; what is not given is the task's default, then `Plan`'s.
+        plan: fields of `Plan`; what is not given is, with gates, GATE_DEFAULTS, then the task's default, then `Plan`'s.
 
     Returns:
         what the .json file holds.
 
     Raises:
-        InputError: unknown network, clips or plan field, or a checkpoint of another plan.
+        InputError: unknown network, clips or plan field, weights that do not fit, or a checkpoint of another plan.
     """
     if clips not in TASKS:
         raise InputError(f"training: clips {clips!r} are unknown; {nearest(str(clips), TASKS)}")
     task = TASKS[clips]
-    chosen, out = make_plan(task, plan), Path(out)
+    chosen, out = make_plan(task, plan, GATE_DEFAULTS if gates else {}), Path(out)
     if out.suffix != ".safetensors":
         raise InputError(f"training: the output must end in .safetensors, got {out}")
     if not out.parent.is_dir():
         raise InputError(f"training: no such folder {out.parent}")
     name = network if isinstance(network, str) else type(network).__name__
-    model = _fresh(network, chosen.seed) if isinstance(network, str) else network
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _first(network, start, chosen.seed, trained=gates is not None)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's annotations
-    run = TrainingRun(model, chosen, {"network": name, "clips": clips, "plan": asdict(chosen)}, out)
+    objective: Objective = (
+        PlainTraining(model, task, chosen) if gates is None else GumbelTraining(model, task, chosen, gates)
+    )
+    identity = {"network": name, "clips": clips, "plan": asdict(chosen), **objective.identity}
+    if start is not None:
+        identity["start"] = hashlib.sha256(Path(start).read_bytes()).hexdigest()
+    run = TrainingRun(objective.module, objective.parameter_groups(), chosen, json.loads(json.dumps(identity)), out)
     if resume:
         run.load()
-    _descend(run, task, device, progress)
-    scores = score(model, task, _sample(task, "test", chosen.test_clips, chosen.test_frames, chosen), device)
-    run.save_weights()
+    _descend(run, objective, task, device, progress)
+    scores = objective.score(_sample(task, "test", chosen.test_clips, chosen.test_frames, chosen))
+    run.save_weights(*objective.weights())
     report = {
         **run.identity,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "scores": scores,
         "command": command or f"skipsim train {name} --clips {clips} -o {out.name}",
         "training_seconds": round(run.seconds),
@@ -101,23 +128,35 @@ def train(
     return report
 
 
-def make_plan(task: Task, given: dict[str, Any]) -> Plan:
-    """Return the plan of a training: what is given, else the task's default, else that of `Plan`."""
+def make_plan(task: Task, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
+    """Return the plan of a training: what is given, else `defaults`, else the task's default, else that of `Plan`."""
     known = [field.name for field in fields(Plan)]
     for key in given:
         if key not in known:
             raise InputError(f"training: unknown option {key!r}; {nearest(key, known)}")
-    return Plan(**{**task.defaults, **given})
+    return Plan(**{**task.defaults, **defaults, **given})
 
 
-def _fresh(name: str, seed: int) -> nn.Module:
-    """Make a network with random weights that follow from the seed, and leave torch's own generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make_network(name, weights=None)
+def _first(network: str | nn.Module, start: str | Path | None, seed: int, trained: bool) -> nn.Module:
+    """Return the network as its training begins; random weights follow from the seed alone."""
+    if isinstance(network, nn.Module):
+        model = network
+    elif trained and start is None:
+        if MODELS[network].weights is None if network in MODELS else False:
+            raise InputError(
+                f"training: gates need a trained network, and {network!r} ships without weights; give some"
+            )
+        return make_network(network)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = make_network(network, weights=None)
+    if start is not None:
+        load_weights(model, start)
+    return model
 
 
-def _descend(run: TrainingRun, task: Task, device: torch.device, progress: bool) -> None:
+def _descend(run: TrainingRun, objective: Objective, task: Task, device: torch.device, progress: bool) -> None:
     """Take all steps that are left, with a checkpoint every so many and at the end."""
     plan = run.plan
     if run.step >= plan.steps:
@@ -129,29 +168,26 @@ def _descend(run: TrainingRun, task: Task, device: torch.device, progress: bool)
         shown = bar.add_task("training", total=plan.steps, completed=run.step) if bar else None
         began, losses = monotonic() - run.seconds, []
         while run.step < plan.steps:
-            losses.append(_take_step(run, task, pool, device))
+            losses.append(_take_step(run, objective, pool, device))
             if bar and shown is not None:
                 bar.update(shown, completed=run.step, description=f"loss {np.mean(losses[-20:]):.3f}")
             if run.step % plan.checkpoint_every == 0 or run.step == plan.steps:
-                reached = score(run.model, task, validation, device)["all"]
-                metric = reached["headline"]
+                reached = objective.score(validation)["all"]
+                kept = (reached["headline"], *(name for name in ("gated_mac_reduction",) if name in reached))
                 run.seconds = monotonic() - began
-                run.note({"loss": float(np.mean(losses)), f"validation_{metric}": reached[metric]})
+                run.note({"loss": float(np.mean(losses)), **{f"validation_{name}": reached[name] for name in kept}})
                 losses.clear()
                 run.save()
                 if bar:
                     bar.console.print(f"step {run.step}: {run.latest()}")
 
 
-def _take_step(run: TrainingRun, task: Task, pool: PicturePool, device: torch.device) -> float:
+def _take_step(run: TrainingRun, objective: Objective, pool: PicturePool, device: torch.device) -> float:
     """Take one step of the optimiser; return the loss before it."""
-    plan, model = run.plan, run.model
-    model.train()
-    for group in run.optimiser.param_groups:
-        group["lr"] = plan.rate(run.step)
-    pictures, labels = pool.batch(plan, run.step)
-    singles = pictures.flatten(0, 1).to(device).contiguous(memory_format=torch.channels_last)
-    loss = task.loss(model(singles), tuple(label.flatten(0, 1).to(device) for label in labels), plan)
+    objective.prepare()
+    run.set_rates()
+    pictures, labels = pool.batch(run.plan, run.step)
+    loss = objective.loss(pictures.to(device), tuple(label.to(device) for label in labels), run.step)
     if not torch.isfinite(loss):
         raise InputError(f"training: the loss became {loss.item()} at step {run.step}; lower learning_rate")
     run.optimiser.zero_grad()
@@ -173,35 +209,3 @@ def _pool_with_bar(task: Task, plan: Plan, bar: Progress | None) -> PicturePool:
 
 def _sample(task: Task, split: str, count: int, frames: int, plan: Plan) -> list[Any]:
     return list(task.clips(split, count, frames=frames, rows=plan.rows, cols=plan.cols))
-
-
-def score(model: nn.Module, task: Task, clips: Sequence[Any], device: torch.device) -> dict[str, dict[str, Any]]:
-    """Return the scores of the dense network on clips: all, and per camera where there are clips of it."""
-    model.eval()
-    outputs = []
-    with torch.inference_mode():
-        for clip in clips:
-            pictures = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2).float() / 255
-            output = model(pictures)
-            outputs.append([_frame_of(output, frame) for frame in range(len(pictures))])
-    return scores_by_camera(task, outputs, clips)
-
-
-def scores_by_camera(task: Task, outputs: Sequence[Sequence[Any]], clips: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """Score one list of outputs per clip, one per frame: all, and per camera where there are clips of it."""
-    scores = {}
-    for camera in ("all", *CAMERAS):
-        chosen = [index for index, clip in enumerate(clips) if camera in ("all", clip.camera)]
-        if chosen:
-            flat = [output for index in chosen for output in outputs[index]]
-            scores[camera] = task.scorer([clips[index] for index in chosen])(flat)
-    return scores
-
-
-def _frame_of(output: Any, frame: int) -> Any:
-    """Return the part of a batch's output that belongs to one picture, on the CPU, with a batch axis of length 1."""
-    if isinstance(output, Tensor):
-        return output[frame : frame + 1].float().cpu()
-    if isinstance(output, dict):
-        return {name: _frame_of(value, frame) for name, value in output.items()}
-    return type(output)(_frame_of(value, frame) for value in output)

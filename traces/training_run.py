@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from skipsim.atomic import replacing, write_text
 from skipsim.errors import InputError
 
+MAY_BE_ZERO = ("seed", "weight_decay", "beta", "beta_rise")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,6 +28,9 @@ class Plan:
         steps: optimiser steps.
         batch: pictures per step, or sequences of pictures where clip_frames > 1.
         clip_frames: successive pictures of a clip that are trained on together.
+        gate_rate: how many times faster gates learn than the network.
+        beta: price of computing everything, in units of the task's loss, where gates are trained (gumbel_training.py).
+        beta_rise: share of the steps over which beta rises from 0, so that gates don't close before they can decide.
         learning_rate: greatest rate; it rises over the first tenth of the steps and falls to 0 as a cosine.
         weight_decay: of AdamW.
         heatmap_sigma: standard deviation of the wanted heat map, in its own pixels.
@@ -45,6 +50,9 @@ class Plan:
     batch: int = 16
     clip_frames: int = 1
     learning_rate: float = 4e-3
+    gate_rate: float = 10.0
+    beta: float = 0.0
+    beta_rise: float = 0.5
     weight_decay: float = 0.01
     heatmap_sigma: float = 1.0
     pool_clips: int = 1600
@@ -61,7 +69,9 @@ class Plan:
         """Check that every number can be trained with."""
         for field in fields(self):
             value = getattr(self, field.name)
-            low = 0 if field.name in ("seed", "weight_decay") else 1 if field.type == "int" else 1e-9
+            low = (
+                0 if field.name in ("seed", "weight_decay", "beta", "beta_rise") else 1 if field.type == "int" else 1e-9
+            )
             kinds, kind = ((int,), "a whole number") if field.type == "int" else ((int, float), "a number")
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < math.inf:
                 raise InputError(f"training: {field.name} must be {kind} >= {low:g}, got {value!r}")
@@ -81,17 +91,29 @@ class Plan:
             return self.learning_rate * (step + 1) / rise
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
 
+    def price(self, step: int) -> float:
+        """Return beta at a step: linear rise from 0, then constant."""
+        rise = self.beta_rise * self.steps
+        return self.beta * min(1.0, step / rise) if rise else self.beta
+
 
 class TrainingRun:
     """A training run at some step: model, optimiser and history, and the checkpoint file that keeps them."""
 
-    def __init__(self, model: nn.Module, plan: Plan, identity: dict[str, Any], out: Path) -> None:
+    def __init__(
+        self, model: nn.Module, groups: list[dict[str, Any]], plan: Plan, identity: dict[str, Any], out: Path
+    ) -> None:
         self.model, self.plan, self.identity, self.out = model, plan, identity, out
         self.checkpoint = out.with_name(f"{out.stem}.checkpoint.safetensors")
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=plan.learning_rate, weight_decay=plan.weight_decay)
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
+
+    def set_rates(self) -> None:
+        """Give every group of parameters its learning rate for this step."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.rate(self.step) * group.get("rate", 1.0)
 
     def note(self, measured: dict[str, float]) -> None:
         """Add a line to the history: what was measured since the last one."""
@@ -140,10 +162,11 @@ class TrainingRun:
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.step, self.seconds, self.history = header["step"], header["seconds"], header["history"]
 
-    def save_weights(self) -> None:
-        """Write the model's tensors under their own names."""
+    def save_weights(self, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+        """Write tensors whole or not at all."""
         with replacing(self.out) as temporary:
-            save_file({name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}, temporary)
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(whole, temporary, metadata=header or None)
 
 
 def _difference(key: str, then: Any, now: Any) -> str:
