@@ -5,23 +5,30 @@ Everything is imported inside the commands, so that `skipsim --help` answers at 
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from skipsim import __version__
-from skipsim.analysis.conventions import CommandLine, complain, example, print_json, read_pair, read_settings, working
+from skipsim.analysis.cli_networks import record, train
+from skipsim.analysis.conventions import (
+    AS_JSON,
+    CommandLine,
+    complain,
+    example,
+    print_json,
+    read_settings,
+    working,
+)
 from skipsim.errors import InputError
 
 if TYPE_CHECKING:
     from skipsim.hwmodels.hardware import Hardware
 
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 HARDWARE = click.option("--hardware", required=True, metavar="NAME|FILE", help="A machine's name, or its .toml file.")
 SET = click.option(
     "--set",
@@ -70,69 +77,8 @@ def demo(out: Path, workers: int | None, as_json: bool) -> None:
         print_json([answer.to_dict() for answer in answers])
 
 
-@main.command(
-    epilog=example(
-        "skipsim record pose_small pose:2000000:pan -o pan.trace --threshold 0.1 --block 4 --frames 40",
-        "skipsim record my_network:build street.mp4 -o street.trace --threshold 0.05 --block 8 --size 256x256",
-    )
-)
-@click.argument("model")
-@click.argument("video")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The trace: a folder to be made.")
-@click.option("--gate", default="input_norm", show_default=True, help="input_norm, output_norm, or none: dense.")
-@click.option("--threshold", type=float, help="Change below which a block is skipped, in units of a layer's input.")
-@click.option("--block", default="1", show_default=True, metavar="N|RxC", help="Output pixels that share a decision.")
-@click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
-@click.option("--reset-every", type=int, help="Compute every so many frames densely again.")
-@click.option("--frames", type=int, help="Stop after so many frames.")
-@click.option("--size", metavar="RxC", help="Resize frames to rows x cols; default for a shipped network: its own.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a PyTorch file of tensors.")
-@click.option("--labels", type=click.Path(path_type=Path), help="An .npz file with joints, see README: file formats.")
-@click.option("--agreement/--no-agreement", default=True, show_default=True, help="Compare with the dense network.")
-@AS_JSON
-def record(model: str, video: str, out: Path, as_json: bool, block: str, size: str | None, **options: Any) -> None:
-    """Run a network with gates on a video; note what it computed.
-
-    MODEL is a network's name (pose_small, ...) or package.module:function, a function without arguments that returns
-    an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array or a
-    procedural clip, pose:SEED[:CAMERA] or pose:test[:COUNT].
-    """
-    from skipsim.analysis.record_clip import record_clip
-    from skipsim.analysis.summary import describe_trace, trace_facts
-
-    rows_cols = None if size is None else read_pair("--size", size)
-    trace = record_clip(model, video, out, block=read_pair("--block", block), size=rows_cols, **options)
-    if as_json:
-        print_json(trace_facts(trace))
-    else:
-        click.echo(f"{describe_trace(trace)}\n\nnext: skipsim simulate {out} --hardware edge-npu")
-
-
-@main.command(epilog=example("skipsim train pose_small --clips pose -o weights.safetensors --set steps=1200"))
-@click.argument("network")
-@click.option("--clips", default="pose", show_default=True, help="What to train on.")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The weights: a .safetensors file.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the plan, e.g. seed=1.")
-@click.option("--restart", is_flag=True, help="Start again instead of going on from a checkpoint.")
-@AS_JSON
-def train(network: str, clips: str, out: Path, settings: Sequence[str], restart: bool, as_json: bool) -> None:
-    """Train a network on procedural clips; goes on after a kill."""
-    from skipsim.analysis.networks import build_network, check_network_name
-
-    plan = read_settings(settings)
-    check_network_name(network)
-    from skipsim.traces.train import train as run
-
-    command = shlex.join(["skipsim", *sys.argv[1:]])
-    model = build_network(network) if ":" in network else network
-    report = run(model, clips, out, resume=not restart, progress=not as_json, command=command, **plan)
-    if as_json:
-        print_json(report)
-    else:
-        scores = report["scores"]["all"]
-        click.echo(
-            f"{out}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if name != "headline")
-        )
+main.add_command(record)
+main.add_command(train)
 
 
 @main.group()

@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 import click
 
 from skipsim.errors import InputError
+from skipsim.traces.per_layer import read_table
 
 USAGE_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 PROGRESS_AFTER_SECONDS = 1.0
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
 class CommandLine(click.Group):
@@ -97,6 +99,27 @@ def read_pair(option: str, text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
         raise InputError(f"{option} {text!r}: must be a whole number >= 1, or ROWSxCOLS, for example 4 or 4x8")
     return int(sides[0]), int(sides[-1])
+
+
+def read_block(option: str, text: str) -> tuple[int, int] | dict[str, tuple[int, int]]:
+    """Read "8", "8x4", or a table by layer, "64x64=8,*=4" (see traces/per_layer.py)."""
+    if "=" not in text:
+        return read_pair(option, text)
+    return {key: read_pair(option, value) for key, value in read_table(text).items()}
+
+
+def read_threshold(option: str, text: str) -> float | dict[str, float]:
+    """Read "0.1", or a table by layer, "stage2.*=0.05,*=0.1"."""
+    if "=" in text:
+        return {key: _number(option, value) for key, value in read_table(text).items()}
+    return _number(option, text)
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option} {text!r}: must be a number, or KEY=NUMBER,... by layer") from None
 
 
 @contextmanager

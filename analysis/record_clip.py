@@ -6,8 +6,9 @@ from itertools import chain
 from pathlib import Path
 
 from skipsim.analysis.clips import load_clip
+from skipsim.analysis.gated_network import Gating, gated_network
 from skipsim.analysis.labels import label_scorer
-from skipsim.analysis.networks import build_network, check_network_name
+from skipsim.analysis.networks import check_network_name
 from skipsim.analysis.recordings import quality_of
 from skipsim.errors import InputError
 from skipsim.traces.models import MODELS
@@ -19,12 +20,8 @@ def record_clip(
     network: str,
     clip: str,
     out: str | Path,
+    gating: Gating,
     *,
-    gate: str = "input_norm",
-    threshold: float | None = None,
-    block: tuple[int, int] = (1, 1),
-    update: str = "recompute",
-    reset_every: int | None = None,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
     weights: str | Path | None = None,
@@ -37,11 +34,7 @@ def record_clip(
         network: a registered name, or "package.module:factory" with modules of the current folder.
         clip: what `load_clip` takes; procedural clips are scored by themselves.
         out: the trace's folder.
-        gate: a name in GATES, or "none": the dense network.
-        threshold: of the gate.
-        block: output pixels (rows, cols) that share a decision.
-        update: the update form.
-        reset_every: frames between reference frames; None or 0: only the first is one.
+        gating: the gate and how it is used.
         frames: at most so many of every clip.
         size: (rows, cols) to resize frames to; None: a registered network's usual size, otherwise as they are.
         weights: a file; None: those that ship with the network, or that the factory gave it.
@@ -61,22 +54,15 @@ def record_clip(
         rows, cols = next(read_frames(clip, limit=1)).shape[:2]
         quality = label_scorer(labels, rows, cols, frames)
 
-    from skipsim.traces.gates import make_gate
     from skipsim.traces.record import record
 
-    parameters = {} if threshold is None else {"threshold": threshold}
-    chosen = None if gate == "none" else make_gate(gate, block=block, **parameters)
-    if chosen is None and (threshold is not None or reset_every):
-        raise InputError("gate 'none': computes everything, so it takes no threshold and no reset_every")
     return record(
-        build_network(network, weights),
+        gated_network(network, gating, weights),
         chain([first], pictures),
-        chosen,
-        update=update,
-        reset_every=reset_every or None,
+        update=gating.update,
         cuts=loaded.cuts,
         out=out,
         quality=quality,
-        agreement=agreement and chosen is not None,
+        agreement=agreement and gating.gate != "none",
         network=network,
     )

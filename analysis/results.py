@@ -140,7 +140,7 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
     """Return the recording columns of a trace that was not recorded by the study, from its origin and layers."""
     gated = [layer for layer in trace.layers if layer.gate != "none"]
     blocks = {(layer.block_rows, layer.block_cols) for layer in gated} or {(1, 1)}
-    gates = {layer.gate for layer in gated} or {"none"}
+    gates = {layer.gate for layer in gated if layer.gate != "shared"} or {"none"}
     threshold = trace.origin.get("parameters", {}).get("threshold", math.nan)
     kind = "open" if "coarsened_from" in trace.origin else str(trace.origin.get("kind", "unknown"))
     return {

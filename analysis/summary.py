@@ -92,12 +92,14 @@ def _gates(trace: Trace) -> str:
     if not gated:
         return "none: every layer is dense"
     blocks = sorted({(layer.block_rows, layer.block_cols) for layer in gated})
-    kinds = ", ".join(sorted({layer.gate for layer in gated}))
-    parameters = trace.origin.get("parameters", {})
-    threshold = f" {parameters['threshold']:g}" if "threshold" in parameters else ""
+    kinds = ", ".join(sorted({layer.gate for layer in gated} - {"shared"}))
+    given = trace.origin.get("parameters", {}).get("threshold")
+    threshold = f" {given:g}" if isinstance(given, int | float) else " by layer" if given else ""
     shapes = ", ".join(f"{rows}x{cols}" for rows, cols in blocks)
     where = "" if len(gated) == len(trace.layers) else f", on {len(gated)} of {len(trace.layers)} layers"
-    return f"{kinds}{threshold} in {shapes} blocks, {trace.update}{where}"
+    share = trace.origin.get("share", "layer")
+    shared = "" if share == "layer" else f", one gate per {share}"
+    return f"{kinds}{threshold} in {shapes} blocks, {trace.update}{where}{shared}"
 
 
 def describe_machines(machines: Iterable[Hardware]) -> str:

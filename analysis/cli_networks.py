@@ -1,0 +1,130 @@
+"""The commands that run networks: record and train. Options in, one call of the library, text or JSON out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skipsim.analysis.conventions import (
+    AS_JSON,
+    example,
+    print_json,
+    read_block,
+    read_pair,
+    read_settings,
+    read_threshold,
+)
+from skipsim.errors import InputError, nearest
+
+
+@click.command(
+    epilog=example(
+        "skipsim record pose_small pose:2000000:pan -o pan.trace --threshold 0.1 --block 4 --frames 40",
+        "skipsim record my_network:build street.mp4 -o street.trace --threshold 0.05 --block 8 --size 256x256",
+    )
+)
+@click.argument("model")
+@click.argument("video")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The trace: a folder to be made.")
+@click.option("--gate", default="input_norm", show_default=True, help="input_norm, output_norm, gumbel, hold or none.")
+@click.option(
+    "--threshold", metavar="T|TABLE", help="Change below which a block is skipped, in units of a layer's input."
+)
+@click.option("--block", metavar="N|RxC|TABLE", help="Output pixels that share a decision; by layer: 64x64=8,*=4.")
+@click.option("--share", help="Which layers go by one gate: layer (each has its own), block or network.")
+@click.option("--signal", help="What gates look at: residual, magnitude or frame.")
+@click.option("--fold-batch-norm", is_flag=True, help="Put normalisations into the convolutions before gating.")
+@click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
+@click.option("--reset-every", type=int, help="Compute every so many frames densely again.")
+@click.option("--frames", type=int, help="Stop after so many frames.")
+@click.option("--size", metavar="RxC", help="Resize frames to rows x cols; default for a shipped network: its own.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a PyTorch file of tensors.")
+@click.option("--labels", type=click.Path(path_type=Path), help="An .npz file with joints, see README: file formats.")
+@click.option("--agreement/--no-agreement", default=True, show_default=True, help="Compare with the dense network.")
+@AS_JSON
+def record(model: str, video: str, out: Path, as_json: bool, size: str | None, **options: Any) -> None:
+    """Run a network with gates on a video; note what it computed.
+
+    MODEL is a network's name (pose_small, ...) or package.module:function, a function without arguments that returns
+    an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array or a
+    procedural clip, pose:SEED[:CAMERA] or pose:test[:COUNT].
+    """
+    from skipsim.analysis.gated_network import Gating
+    from skipsim.analysis.record_clip import record_clip
+    from skipsim.analysis.summary import describe_trace, trace_facts
+
+    rows_cols = None if size is None else read_pair("--size", size)
+    for name, read in (("block", read_block), ("threshold", read_threshold)):
+        if options[name] is not None:
+            options[name] = read(f"--{name}", options[name])
+    gating = Gating(**{field.name: options.pop(field.name) for field in fields(Gating)})
+    trace = record_clip(model, video, out, gating, size=rows_cols, **options)
+    if as_json:
+        print_json(trace_facts(trace))
+    else:
+        click.echo(f"{describe_trace(trace)}\n\nnext: skipsim simulate {out} --hardware edge-npu")
+
+
+@click.command(
+    epilog=example(
+        "skipsim train pose_small --clips pose -o weights.safetensors --set steps=1200",
+        "skipsim train pose_small --clips pose -o gated.safetensors --gate gumbel --block 4 --beta 0.3",
+    )
+)
+@click.argument("network")
+@click.option("--clips", default="pose", show_default=True, help="What to train on.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The weights: a .safetensors file.")
+@click.option("--gate", default="none", show_default=True, help="gumbel: train gates together with the network.")
+@click.option("--block", default="1", show_default=True, metavar="N|RxC|TABLE", help="Of the gates.")
+@click.option("--beta", type=float, help="Price of computing everything, in units of the task's loss.")
+@click.option("--share", default="layer", show_default=True, help="Which layers go by one gate: layer, block, network.")
+@click.option("--signal", default="residual", show_default=True, help="What gates look at: residual, magnitude, frame.")
+@click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
+@click.option(
+    "--from", "start", type=click.Path(path_type=Path), help="Weights to start from; gates: the shipped ones."
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the plan, e.g. seed=1.")
+@click.option("--restart", is_flag=True, help="Start again instead of going on from a checkpoint.")
+@AS_JSON
+def train(
+    network: str,
+    clips: str,
+    out: Path,
+    gate: str,
+    beta: float | None,
+    start: Path | None,
+    settings: Sequence[str],
+    restart: bool,
+    as_json: bool,
+    **gating: str,
+) -> None:
+    """Train a network, or its gates with it; goes on after a kill."""
+    from skipsim.analysis.networks import build_network, check_network_name
+
+    plan = read_settings(settings) | ({} if beta is None else {"beta": beta})
+    check_network_name(network)
+    if gate not in ("none", "gumbel"):
+        raise InputError(f"--gate {gate!r}: only gumbel gates are trained; {nearest(gate, ('none', 'gumbel'))}")
+    from skipsim.traces.gumbel_training import GateSettings
+    from skipsim.traces.train import train as run
+
+    block = read_block("--block", gating.pop("block"))
+    gates = GateSettings(block, **gating) if gate == "gumbel" else None
+    command = shlex.join(["skipsim", *sys.argv[1:]])
+    model = build_network(network) if ":" in network else network
+    report = run(
+        model, clips, out, gates=gates, start=start, resume=not restart, progress=not as_json, command=command, **plan
+    )
+    if as_json:
+        print_json(report)
+    else:
+        scores = report["scores"]["all"]
+        click.echo(
+            f"{out}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if name != "headline")
+        )
