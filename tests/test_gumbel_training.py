@@ -266,7 +266,7 @@ def test_beta_rises_from_zero() -> None:
 def test_gates_that_cannot_be_trained_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="clip_frames must be at least 2 to train gates, got 1"):
         run(tmp_path / "w.safetensors", clip_frames=1)
-    with pytest.raises(InputError, match=r"gates need a trained network, and 'hrnet_w32' has no weights"):
+    with pytest.raises(InputError, match=r"gates need a trained network, and 'hrnet_w32' ships without weights"):
         train("hrnet_w32", "pose", tmp_path / "w.safetensors", gates=GateSettings(), progress=False)
     with pytest.raises(InputError, match="share 'blocks' is unknown"):
         training(tiny(), share="blocks")

@@ -197,3 +197,10 @@ def pose_small(outputs: int = 15) -> HRNet:
     return HRNet(
         outputs, 32, modules=(1, 1), blocks=2, stem=16, stem_blocks=1, mean=(0.45, 0.45, 0.45), std=(0.25, 0.25, 0.25)
     )
+
+
+def pose_narrow(outputs: int = 15) -> HRNet:
+    """Make pose_small with half the channels everywhere, a quarter of its MACs."""
+    return HRNet(
+        outputs, 16, modules=(1, 1), blocks=2, stem=8, stem_blocks=1, mean=(0.45, 0.45, 0.45), std=(0.25, 0.25, 0.25)
+    )
