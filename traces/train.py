@@ -36,15 +36,18 @@ TASKS: dict[str, Task] = {"pose": POSE}
 
 # Fine-tuning with gates: few steps from a trained network, on short sequences at the clips' full frame rate.
 GATE_DEFAULTS: dict[str, Any] = {
-    "steps": 400,
+    "steps": 200,
     "batch": 4,
-    "clip_frames": 5,
+    "clip_frames": 4,
     "learning_rate": 3e-4,
-    "beta": 1.0,
-    "pool_clips": 400,
-    "pool_frames": 5,
+    "gate_rate": 100.0,
+    "beta": 0.3,
+    "pool_clips": 200,
+    "pool_frames": 4,
     "pool_frames_per_second": 25.0,
-    "checkpoint_every": 50,
+    "checkpoint_every": 30,
+    "validation_clips": 12,
+    "test_clips": 20,
 }
 
 

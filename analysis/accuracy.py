@@ -1,0 +1,283 @@
+"""Accuracy against MAC reduction: every gate, block, update form and alternative on the same labelled clips.
+
+    python -m skipsim.analysis.accuracy docs/accuracy.csv [--task pose] [--models DIR]
+
+Thresholds are chosen on validation clips and scored on test clips, by camera: of all that lose at most half a point of
+the strict metric there, the one that saves most. Every point is one row of the file, which is kept after each one:
+killed and started again, the same command computes what is missing.
+
+Networks come with skipsim, or from --models: NETWORK_seedN.safetensors, and NETWORK_gumbel_B_seedN.safetensors with
+gates for blocks of B x B. Points whose network is not there are left out, and named.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipsim.analysis.gated_network import Gating, gated_network
+from skipsim.atomic import write_text
+from skipsim.errors import InputError
+from skipsim.traces.models import MODELS, WEIGHTS
+
+POINTS_ALLOWED = 0.5  # of the strict metric, in points of 100
+CAMERAS = ("static", "pan")
+SEEDS = (0, 1, 2)
+NETWORKS = {"pose": "pose_small", "detection": "detection_small"}
+NARROW = {"pose": "pose_narrow"}
+CLIPS = {"validation": (8, 8), "test": (20, 10)}  # clips of each camera, frames of each clip
+BLOCKS = (1, 2, 4, 8, 16)
+THRESHOLDS = {
+    "input_norm": (0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13),
+    "output_norm": (0.45, 0.6, 0.75, 1.0, 1.25, 1.6, 2.0),
+    "gumbel": (-0.5, 0.0, 0.5),
+}
+HOPELESS_POINTS = 2.0  # a drop from which on higher thresholds of the same family are not tried
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to run one network: a row of the table, but for what it reached."""
+
+    task: str
+    seed: int
+    method: str
+    block: int = 1
+    threshold: float | None = None
+    update: str = "recompute"
+    reset_every: int = 0
+    share: str = "layer"
+    camera: str = "static"
+    split: str = "validation"
+
+    def key(self) -> tuple[str, ...]:
+        """Return what tells it from all others, as the file writes it."""
+        return tuple("" if value is None else str(value) for value in asdict(self).values())
+
+
+def families(task: str) -> Iterator[Point]:
+    """Return one point per way of gating, its threshold still to be chosen; validation clips, static camera."""
+    for seed in SEEDS:
+        for block in (1, 4, 8):
+            yield Point(task, seed, "gumbel", block)
+            yield Point(task, seed, "input_norm", block)
+    for block in BLOCKS:
+        yield Point(task, 0, "output_norm", block)
+    for block in (2, 16):
+        yield Point(task, 0, "input_norm", block)
+    for block in (1, 4):
+        yield Point(task, 0, "input_norm", block, share="block")
+        yield Point(task, 0, "input_norm", block, share="network")
+    for every in (2, 3, 4):
+        yield Point(task, 0, "hold", reset_every=every)
+    for size in (0.875, 0.75, 0.625, 0.5):
+        yield Point(task, 0, "resolution", threshold=size)
+    yield Point(task, 0, "narrow")
+    for update in ("recompute", "accumulate", "previous"):
+        for reset in (0, 8, 4):
+            if (update, reset) != ("recompute", 0):
+                yield Point(task, 0, "input_norm", 4, update=update, reset_every=reset)
+
+
+def candidates(family: Point) -> list[Point]:
+    """Return a family's points, one per threshold that may be chosen."""
+    ladder = THRESHOLDS.get(family.method, ())
+    return [replace(family, threshold=threshold) for threshold in ladder] or [family]
+
+
+def chosen(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row that saves most among those that lose at most POINTS_ALLOWED; if none does, the most accurate."""
+    near = [row for row in rows if float(row["drop_points"]) <= POINTS_ALLOWED]
+    if near:
+        return max(near, key=lambda row: float(row["mac_reduction"]))
+    return min(rows, key=lambda row: float(row["drop_points"]))
+
+
+class Bench:
+    """Networks, clips and dense results, made once; measures points."""
+
+    def __init__(self, models: Path | None) -> None:
+        self._models = models
+        self.clips = lru_cache(maxsize=None)(self._clips)
+        self.dense = lru_cache(maxsize=None)(self._dense)
+
+    def weights(self, point: Point) -> Path | None:
+        """Return the file of a point's network, with its gates where it has any; None if it is not there."""
+        name = NARROW.get(point.task, "") if point.method == "narrow" else NETWORKS[point.task]
+        if name not in MODELS:
+            return None
+        gates = f"_gumbel_{point.block}" if point.method == "gumbel" else ""
+        shipped = WEIGHTS / f"{name}{gates}.safetensors"
+        given = self._models / f"{name}{gates}_seed{point.seed}.safetensors" if self._models else None
+        for file in (given, shipped if point.seed == 0 else None):
+            if file is not None and file.is_file():
+                return file
+        return None
+
+    def measure(self, point: Point) -> dict[str, Any]:
+        """Run a point; return its row."""
+        from skipsim.traces.record import record
+
+        clips, file = self.clips(point.task, point.split, point.camera), self.weights(point)
+        metric, dense_score, dense_macs = self.dense(point.task, point.seed, point.split, point.camera)
+        name = NARROW[point.task] if point.method == "narrow" else NETWORKS[point.task]
+        gated = point.method in (*THRESHOLDS, "hold")
+        gating = Gating(
+            point.method if gated else "none",
+            threshold=point.threshold if gated else None,
+            block=(point.block, point.block) if gated else None,
+            update=point.update,
+            reset_every=point.reset_every or None,
+            share=point.share if point.method.endswith("norm") else None,
+        )
+        frames = [frame for clip in clips for frame in clip.frames]
+        if point.method == "resolution":
+            frames = [_smaller(frame, point.threshold or 1.0) for frame in frames]
+        trace = record(
+            gated_network(name, gating, file),
+            frames,
+            cuts=[number * len(clips[0].frames) for number in range(1, len(clips))],
+            quality=_scorer(point.task, clips),
+            progress=False,
+        )
+        score = trace.quality[metric]
+        return {
+            **asdict(point),
+            "metric": metric,
+            "score": round(score, 5),
+            "dense_score": round(dense_score, 5),
+            "drop_points": round(100 * (dense_score - score), 3),
+            "mac_reduction": round(dense_macs * trace.frames / trace.macs, 4),
+            "gated_mac_reduction": round(trace.gated_mac_reduction * dense_macs * trace.frames / trace.dense_macs, 4),
+            "clips": len(clips),
+            "frames": trace.frames,
+        }
+
+    def _clips(self, task: str, split: str, camera: str) -> list[Any]:
+        from skipsim.traces.train import TASKS
+
+        count, frames = CLIPS[split]
+        model = MODELS[NETWORKS[task]]
+        made = TASKS[task].clips(split, 2 * count, frames=frames, rows=model.rows, cols=model.cols)
+        return [clip for clip in made if clip.camera == camera]
+
+    def _dense(self, task: str, seed: int, split: str, camera: str) -> tuple[str, float, int]:
+        """Return (strict metric, dense score, MACs of a frame) of the network that the gates were added to."""
+        from skipsim.traces.record import record
+
+        clips, point = self.clips(task, split, camera), Point(task, seed, "none")
+        trace = record(
+            gated_network(NETWORKS[task], Gating("none"), self.weights(point)),
+            [frame for clip in clips for frame in clip.frames],
+            quality=_scorer(task, clips),
+            progress=False,
+        )
+        metric = trace.quality["headline"]
+        return metric, trace.quality[metric], trace.dense_macs // trace.frames
+
+
+def _scorer(task: str, clips: Sequence[Any]) -> Any:
+    from skipsim.traces.train import TASKS
+
+    return TASKS[task].scorer(clips)
+
+
+def _smaller(frame: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """Shrink a frame to this share of its sides; every pixel is the mean of what it covers."""
+    rows, cols = (round(side * share) for side in frame.shape[:2])
+    return np.asarray(Image.fromarray(frame).resize((cols, rows), Image.Resampling.BOX))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table that exists; none if it doesn't."""
+    if not path.exists():
+        return []
+    rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
+    wanted = {field.name for field in fields(Point)}
+    if rows and not wanted <= set(rows[0]):
+        raise InputError(f"{path}: not a table of accuracies; columns needed: {', '.join(sorted(wanted))}")
+    return rows
+
+
+class Table:
+    """The file of rows, kept after each one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, read_rows(path)
+        self._found = {self._key(row): row for row in self.rows}
+
+    def find(self, point: Point) -> dict[str, Any] | None:
+        """Return a point's row, None if it has none yet."""
+        return self._found.get(point.key())
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row."""
+        self.rows.append(row)
+        self._found[self._key(row)] = row
+        text = StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+    @staticmethod
+    def _key(row: dict[str, Any]) -> tuple[str, ...]:
+        return tuple("" if row[field.name] is None else str(row[field.name]) for field in fields(Point))
+
+
+def run(
+    path: Path, tasks: Sequence[str], models: Path | None, seeds: Sequence[int] = SEEDS, say: Any = click.echo
+) -> None:
+    """Measure what is missing in the table."""
+    table, bench, absent = Table(path), Bench(models), set()
+    for task in tasks:
+        for family in families(task):
+            if family.seed not in seeds:
+                continue
+            if bench.weights(family) is None or bench.weights(replace(family, method="none")) is None:
+                absent.add(f"{family.task} {family.method} b={family.block} seed {family.seed}")
+                continue
+            for camera in CAMERAS:
+                rows = []
+                for one in candidates(family):
+                    rows.append(_measured(table, bench, replace(one, camera=camera), say))
+                    if float(rows[-1]["drop_points"]) > HOPELESS_POINTS:
+                        break
+                threshold = chosen(rows)["threshold"]
+                best = replace(family, camera=camera, threshold=None if threshold in ("", None) else float(threshold))
+                _measured(table, bench, replace(best, split="test"), say)
+    for name in sorted(absent):
+        say(f"left out, no weights: {name}")
+
+
+def _measured(table: Table, bench: Bench, point: Point, say: Any) -> dict[str, Any]:
+    row = table.find(point)
+    if row is None:
+        row = bench.measure(point)
+        table.add(row)
+        say(f"{' '.join(part for part in point.key() if part)}: {row['drop_points']:+} points, {row['mac_reduction']}x")
+    return row
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--task", "tasks", multiple=True, type=click.Choice(list(NETWORKS)), help="Default: all.")
+@click.option("--models", type=click.Path(path_type=Path, exists=True), help="Folder of networks of other seeds.")
+@click.option("--seed", "seeds", multiple=True, type=click.Choice(SEEDS), help="Networks of these seeds; default: all.")
+def main(path: Path, tasks: Sequence[str], models: Path | None, seeds: Sequence[int]) -> None:
+    """Measure accuracy and MAC reduction of every gate and alternative; goes on after a kill."""
+    run(path, tasks or list(NETWORKS), models, seeds or SEEDS)
+
+
+if __name__ == "__main__":
+    main()
