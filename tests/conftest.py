@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Before numpy, numba or torch is imported by anybody, and inherited by the subprocesses that tests start.
@@ -14,3 +16,23 @@ for variable, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "M
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def efficientdet_pytorch():
+    """Import efficientdet-pytorch where it is installed: an outside definition to compare with.
+
+    torchvision's compiled operators have no build for torch's CPU wheels; two are declared before, so that it imports.
+    """
+    for name in ("effdet", "timm", "torchvision"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import effdet
+
+    yield effdet
+    del library

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -145,25 +144,11 @@ def test_synthetic_masks_know_the_network():
     assert len(trace.layers) == 214
 
 
-def effdet():
-    """Import efficientdet-pytorch; torchvision's compiled operators have no CPU build, so two are declared first."""
-    for name in ("effdet", "timm", "torchvision"):
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
-    library = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import effdet
-
-    return effdet, library
-
-
 @pytest.mark.parametrize("size", range(4))
-def test_outputs_equal_efficientdet_pytorch(size):
-    theirs, _library = effdet()
+def test_outputs_equal_efficientdet_pytorch(efficientdet_pytorch, size):
     torch.manual_seed(size)
-    config = theirs.get_efficientdet_config(f"tf_efficientdet_d{size}")
-    published = theirs.EfficientDet(config, pretrained_backbone=False).eval()
+    config = efficientdet_pytorch.get_efficientdet_config(f"tf_efficientdet_d{size}")
+    published = efficientdet_pytorch.EfficientDet(config, pretrained_backbone=False).eval()
     for name, tensor in published.state_dict().items():
         if name.endswith(("edge_weights", "running_var")):
             tensor.uniform_(0.2, 2)

@@ -160,3 +160,42 @@ def _foliage(rng: np.random.Generator, image: Image, horizon: float, unit: float
         spot = (x + rng.normal(0, 6) * unit, crown + rng.normal(0, 5) * unit)
         size = rng.uniform(3, 7) * unit
         draw_ellipse(image, spot, (size, size), colour * np.float32(rng.uniform(0.7, 1.25)), 0.9, 0.25)
+
+
+def tilted_rectangle(
+    shape: tuple[int, int], centre: Point, radii: Point, angle: float
+) -> tuple[slice, slice, NDArray[np.float32]] | None:
+    """Return the window (rows, cols) around a tilted rectangle and its soft-edged coverage 0..1 there; None outside.
+
+    Args:
+        shape: rows and cols of the image.
+        centre: of the rectangle.
+        radii: half its length and half its width.
+        angle: from the x axis to its length, in radians, clockwise as y points down.
+    """
+    run, fall = math.cos(angle), math.sin(angle)
+    reach_x = abs(run) * radii[0] + abs(fall) * radii[1]
+    reach_y = abs(fall) * radii[0] + abs(run) * radii[1]
+    x0, y0 = max(0, math.floor(centre[0] - reach_x) - 1), max(0, math.floor(centre[1] - reach_y) - 1)
+    x1 = min(shape[1], math.ceil(centre[0] + reach_x) + 2)
+    y1 = min(shape[0], math.ceil(centre[1] + reach_y) + 2)
+    if x0 >= x1 or y0 >= y1:
+        return None
+    x = np.arange(x0, x1, dtype=np.float32) - np.float32(centre[0])
+    y = (np.arange(y0, y1, dtype=np.float32) - np.float32(centre[1]))[:, None]
+    along, across = (
+        np.abs(x * np.float32(run) + y * np.float32(fall)),
+        np.abs(y * np.float32(run) - x * np.float32(fall)),
+    )
+    alpha = np.clip(np.float32(radii[0] + 0.5) - along, 0, 1) * np.clip(np.float32(radii[1] + 0.5) - across, 0, 1)
+    return slice(y0, y1), slice(x0, x1), alpha
+
+
+def draw_tilted(
+    image: Image, centre: Point, radii: Point, angle: float, colour: Colour | float, opacity: float = 1.0
+) -> None:
+    """Draw a filled rectangle whose length points along `angle`; radii = half its length and width."""
+    found = tilted_rectangle((image.shape[0], image.shape[1]), centre, radii, angle)
+    if found is not None:
+        rows, cols, alpha = found
+        _blend(image[rows, cols], alpha * np.float32(opacity), np.asarray(colour, np.float32))

@@ -21,6 +21,7 @@ from torch import nn
 from skipsim import __version__
 from skipsim.atomic import write_text
 from skipsim.errors import InputError, nearest
+from skipsim.traces.detection_task import DETECTION
 from skipsim.traces.gumbel_training import GateSettings, GumbelTraining
 from skipsim.traces.models import MODELS
 from skipsim.traces.models import network as make_network
@@ -32,7 +33,7 @@ from skipsim.traces.task import Task
 from skipsim.traces.training_run import Plan, TrainingRun
 
 # To add a task: write its file (see pose_task.py) and add a line.
-TASKS: dict[str, Task] = {"pose": POSE}
+TASKS: dict[str, Task] = {"pose": POSE, "detection": DETECTION}
 
 # Fine-tuning with gates: few steps from a trained network, on short sequences at the clips' full frame rate.
 GATE_DEFAULTS: dict[str, Any] = {

@@ -33,6 +33,9 @@ class Model:
 
 
 MODELS: dict[str, Model] = {
+    "detection_small": Model(
+        "efficientdet:detection_small", 256, 256, None, "detection of vehicles in procedural clips, trained"
+    ),
     "efficientdet_d0": Model(
         "efficientdet:efficientdet_d0", 512, 512, None, "detection, 3.9 M parameters; Tan et al., CVPR 2020"
     ),

@@ -11,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn, tensor
 from torch.nn import functional
 
+from skipsim.traces.detection import ANCHORS, decode
 from skipsim.traces.models.bifpn import BiFPN, SeparableConv
 from skipsim.traces.models.efficientnet import EfficientNet, Stage, norm, scaled
 from skipsim.traces.models.hrnet import IMAGENET_MEAN, IMAGENET_STD
 
-ANCHORS = 9  # per position: three sizes and three shapes, section 4
+PUBLISHED_SCALE = 4.0  # of the anchors, in strides
 # Before training every anchor scores this much; Lin et al., "Focal Loss for Dense Object Detection", section 4.1.
 FIRST_SCORE = 0.01
 
-Detections = tuple[list[Tensor], list[Tensor]]
+Maps = tuple[list[Tensor], list[Tensor]]
 
 
 class Head(nn.Module):
@@ -61,6 +64,7 @@ class EfficientDet(nn.Module):
         cells: exchanges of the pyramid.
         repeats: separable convolutions of a head before its last one.
         levels: of the pyramid, 1/8 of the picture and coarser; at least 3.
+        anchor_scale: size of the smallest square anchor of a level in its strides.
         mean: RGB mean that is subtracted inside the network; not part of the state dict.
         std: RGB standard deviation that the input is divided by inside the network; not part of the state dict.
     """
@@ -78,10 +82,12 @@ class EfficientDet(nn.Module):
         cells: int,
         repeats: int,
         levels: int = 5,
+        anchor_scale: float = PUBLISHED_SCALE,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
+        self.outputs, self.anchor_scale = outputs, anchor_scale
         self.register_buffer("mean", tensor(mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", tensor(std).reshape(3, 1, 1), persistent=False)
         self.backbone = EfficientNet(stem, stages)
@@ -92,7 +98,7 @@ class EfficientDet(nn.Module):
         assert bias is not None
         nn.init.constant_(bias, math.log(FIRST_SCORE / (1 - FIRST_SCORE)))
 
-    def forward(self, images: Tensor) -> Detections:
+    def forward(self, images: Tensor) -> Maps:
         """Map RGB images in 0..1 [N, 3, rows, cols] to two lists of maps, one per level, finest first.
 
         Level l = 0, 1, ... has ceil(rows / 2^(3 + l)) x ceil(cols / 2^(3 + l)) positions. Class maps
@@ -101,6 +107,23 @@ class EfficientDet(nn.Module):
         """
         maps = self.fpn(self.backbone((images - self.mean) / self.std))
         return self.class_net(maps), self.box_net(maps)
+
+    def detect(self, output: Maps, rows: int, cols: int) -> NDArray[np.float32]:
+        """Return what the output on one picture of rows x cols pixels says: see `detection.decode`."""
+        classes, boxes = ([level.detach().float().cpu().numpy() for level in maps] for maps in output)
+        return decode(classes, boxes, self.outputs, self.anchor_scale, rows, cols)
+
+
+# Grey levels of the procedural clips.
+_SMALL_MEAN, _SMALL_STD = (0.4, 0.4, 0.4), (0.22, 0.22, 0.22)
+_SMALL_STAGES = (
+    Stage(12, 1, 1, 3, 1),
+    Stage(16, 1, 2, 3, 3),
+    Stage(24, 2, 2, 5, 4),
+    Stage(48, 2, 2, 3, 4),
+    Stage(72, 1, 1, 5, 4),
+    Stage(96, 2, 2, 5, 4),
+)
 
 
 def _scaled(outputs: int, width: float, depth: float, channels: int, cells: int, repeats: int) -> EfficientDet:
@@ -126,3 +149,19 @@ def efficientdet_d2(outputs: int = 90) -> EfficientDet:
 def efficientdet_d3(outputs: int = 90) -> EfficientDet:
     """Make EfficientDet-D3 (12.0 M parameters with 90 classes)."""
     return _scaled(outputs, 1.2, 1.4, channels=160, cells=6, repeats=4)
+
+
+def detection_small(outputs: int = 3) -> EfficientDet:
+    """Make the small trained network: 256x256 pictures, four levels, the vehicles of the procedural clips."""
+    return EfficientDet(
+        outputs,
+        stem=16,
+        stages=_SMALL_STAGES,
+        channels=48,
+        cells=2,
+        repeats=2,
+        levels=4,
+        anchor_scale=2.0,
+        mean=_SMALL_MEAN,
+        std=_SMALL_STD,
+    )
