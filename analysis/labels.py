@@ -1,4 +1,4 @@
-"""Labels of the user's own clips: joints in an .npz file, to score a recording with."""
+"""What scores a recording: the labels that a clip comes with, or joints of the user's own in an .npz file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipsim.analysis.clips import LoadedClip
 from skipsim.errors import InputError, nearest
+from skipsim.traces.average_precision import DetectionScorer
 from skipsim.traces.datasets import Clip
+from skipsim.traces.figure import JOINT_COUNT
 from skipsim.traces.quality import pose_scorer
 
 NAMES = ("joints", "visible", "scale")
 
+Scorer = Callable[[Sequence[Any]], dict[str, Any]]
 
-def label_scorer(
-    path: str | Path, rows: int, cols: int, frames: int | None = None
-) -> Callable[[Sequence[Any]], dict[str, Any]]:
+
+def quality_of(clip: LoadedClip, model: Any) -> Scorer | None:
+    """Return what scores a network's outputs on a labelled clip, as `record(quality=...)` takes it.
+
+    None for a clip without labels, and for boxes if the network has no method `detect` (see `EfficientDet.detect`). A
+    network whose outputs are not heat maps of a pose clip's joints scores nothing: {}.
+    """
+    if clip.boxes and callable(getattr(model, "detect", None)):
+        rows, cols = clip.size or (clip.boxes[0].rows, clip.boxes[0].cols)
+        return DetectionScorer(clip.boxes, model.detect, rows, cols, model.outputs)
+    if not clip.labelled:
+        return None
+
+    def score(outputs: Sequence[Any]) -> dict[str, Any]:
+        shape: Sequence[int] = getattr(outputs[0], "shape", ())
+        fits = len(shape) in (3, 4) and shape[-3] == JOINT_COUNT
+        return pose_scorer(clip.labelled)(outputs) if fits else {}
+
+    return score
+
+
+def label_scorer(path: str | Path, rows: int, cols: int, frames: int | None = None) -> Scorer:
     """Return a function that scores a network's heat maps against a labels file, as `record(quality=...)` takes it.
 
     Args:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from skipsim.analysis.clips import load_clip
 from skipsim.analysis.gated_network import Gating, gated_network
-from skipsim.analysis.labels import label_scorer
+from skipsim.analysis.labels import label_scorer, quality_of
 from skipsim.analysis.networks import check_network_name
-from skipsim.analysis.recordings import quality_of
 from skipsim.errors import InputError
 from skipsim.traces.models import MODELS
 from skipsim.traces.trace import Trace
@@ -46,23 +45,23 @@ def record_clip(
     loaded = load_clip(clip, frames, size or ((usual.rows, usual.cols) if usual else None))
     pictures = iter(loaded.frames)
     first = next(pictures)
-    if labels is None:
-        quality = quality_of(loaded)
-    elif loaded.labelled:
+    if labels is not None and (loaded.labelled or loaded.boxes):
         raise InputError(f"labels {labels}: clip {clip!r} has labels of its own")
-    else:
+    given = None
+    if labels is not None:
         rows, cols = next(read_frames(clip, limit=1)).shape[:2]
-        quality = label_scorer(labels, rows, cols, frames)
+        given = label_scorer(labels, rows, cols, frames)
 
     from skipsim.traces.record import record
 
+    model = gated_network(network, gating, weights)
     return record(
-        gated_network(network, gating, weights),
+        model,
         chain([first], pictures),
         update=gating.update,
         cuts=loaded.cuts,
         out=out,
-        quality=quality,
+        quality=quality_of(loaded, model) if given is None else given,
         agreement=agreement and gating.gate != "none",
         network=network,
     )

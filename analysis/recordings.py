@@ -19,14 +19,13 @@ from typing import Any
 
 from skipsim import __version__
 from skipsim.analysis.axes import BlockPlan
-from skipsim.analysis.clips import LoadedClip, load_clip
+from skipsim.analysis.clips import load_clip
+from skipsim.analysis.labels import quality_of
 from skipsim.analysis.networks import build_network, check_network_name, module_file
 from skipsim.analysis.study import RecordingChoice, Study
 from skipsim.errors import InputError
 from skipsim.traces.coarsened import coarsened
-from skipsim.traces.figure import JOINT_COUNT
 from skipsim.traces.models import MODELS, WEIGHTS
-from skipsim.traces.quality import pose_scorer
 from skipsim.traces.trace import load_trace
 
 
@@ -131,7 +130,7 @@ def record_trace(task: RecordingTask, path: Path) -> None:
             reset_every=task.reset_every or None,
             cuts=clip.cuts,
             out=unfinished,
-            quality=quality_of(clip),
+            quality=quality_of(clip, model),
             agreement=True,
             network=task.network,
             progress=False,
@@ -170,22 +169,6 @@ def _in_place(path: Path, write: Callable[[Path], Any]) -> None:
             unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def quality_of(clip: LoadedClip) -> Callable[[list[Any]], dict[str, Any]] | None:
-    """Return what scores a network's outputs on a labelled clip; None for a clip without labels.
-
-    A network whose outputs are not heat maps of the clip's joints scores nothing: {}.
-    """
-    if not clip.labelled:
-        return None
-
-    def score(outputs: list[Any]) -> dict[str, Any]:
-        shape: Sequence[int] = getattr(outputs[0], "shape", ())
-        fits = len(shape) in (3, 4) and shape[-3] == JOINT_COUNT
-        return pose_scorer(clip.labelled)(outputs) if fits else {}
-
-    return score
 
 
 def hash_files(path: Path) -> str:

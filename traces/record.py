@@ -111,7 +111,8 @@ def record(
         preprocess: maps a frame to the network's input [3, rows, cols] or [1, 3, rows, cols]. Default: the model's own
             attribute `preprocess` if it has one, otherwise float / 255 for uint8 frames and nothing for tensors.
         quality: called once with the list of the network's outputs, one per frame, which are kept for it (on the CPU);
-            returns what the trace's `quality` holds, e.g. {"pck@0.05": 0.93, "headline": "pck@0.05"}.
+            returns what the trace's `quality` holds, e.g. {"pck@0.05": 0.93, "headline": "pck@0.05"}. If it has a
+            method `keep`, what that makes of each output is kept instead, such as a detection network's few boxes.
         agreement: also run the dense network on every frame; adds "agreement" (as `quality.agreement` defines it), and,
             with `quality`, the dense network's numbers as "dense_<name>".
         network: the network's name in the trace's origin; default the name of its class.
@@ -126,6 +127,7 @@ def record(
     comparison = _Agreement()
     outputs: list[Any] = []
     dense_outputs: list[Any] = []
+    keep = getattr(quality, "keep", _on_cpu)
     origin = _origin(running, mask, block, update, network or type(model).__name__) | {
         "clip_starts": sorted({0, *cuts})
     }
@@ -158,12 +160,12 @@ def record(
             output = running(x)
             watch.end_frame()
             if quality is not None:
-                outputs.append(_on_cpu(output))
+                outputs.append(keep(output))
             if dense is not None:
                 dense_output = dense(x)
                 comparison.add(output, dense_output)
                 if quality is not None:
-                    dense_outputs.append(_on_cpu(dense_output))
+                    dense_outputs.append(keep(dense_output))
             count += 1
             if count > 1:  # a model that skips by itself may show only on the second frame which layers have a gate
                 write()

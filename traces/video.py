@@ -7,15 +7,19 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError, nearest
 
+if TYPE_CHECKING:
+    from skipsim.traces.boxes import DetectionClip
+    from skipsim.traces.datasets import Clip
+
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-CLIPS = ("pose",)
+CLIPS = ("detection", "pose")
 
 Frame = NDArray[np.uint8]
 
@@ -28,8 +32,8 @@ def read_frames(
     Args:
         source: a video file (needs the `video` extra), a folder of images (in natural order: 2 before 10), a .npy or
             .npz file or an array of uint8 [frames, rows, cols, 3], an iterable of uint8 [rows, cols, 3], or the name of
-            a procedural clip, "pose:SEED" or "pose:SEED:CAMERA". Images are turned as their EXIF orientation says,
-            videos as they are stored.
+            a procedural clip, "pose:SEED" or "pose:SEED:CAMERA" (or "detection:..."). Images are turned as their EXIF
+            orientation says, videos as they are stored.
         limit: stop after this many frames; None: all (of a procedural clip: its default number).
         size: (rows, cols) to resize to, bilinear; a procedural clip is drawn in that size. None: as they are.
 
@@ -182,10 +186,12 @@ def _procedural(kind: str, rest: str, limit: int | None, size: tuple[int, int] |
     if not (seed.isascii() and seed.isdigit()):
         raise InputError(f"{kind}:{rest}: a clip is named {kind}:SEED with a whole number >= 0, got {seed!r}")
     from skipsim.traces.datasets import pose_clip
+    from skipsim.traces.vehicle_clips import vehicle_clip
 
     options: dict[str, Any] = {"camera": camera} if camera else {}
     if limit is not None:
         options["frames"] = limit
     if size is not None:
         options["rows"], options["cols"] = size
-    return pose_clip(int(seed), **options).frames
+    clip: DetectionClip | Clip = (pose_clip if kind == "pose" else vehicle_clip)(int(seed), **options)
+    return clip.frames
