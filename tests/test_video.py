@@ -188,7 +188,7 @@ def test_wrong_sources_are_refused_before_the_first_frame(tmp_path: Path) -> Non
     [
         ("pose:x", {}, "pose:x: a clip is named pose:SEED with a whole number >= 0, got 'x'"),
         ("pose:-1", {}, "pose:-1: a clip is named pose:SEED with a whole number >= 0, got '-1'"),
-        ("posse:1", {}, "posse:1: no such file, and no clip 'posse'; did you mean 'pose'? choices: pose"),
+        ("posse:1", {}, "posse:1: no such file, and no clip 'posse'; did you mean 'pose'? choices: detection, pose"),
         ("pose:1:zoom", {}, "pose clip: camera 'zoom' is unknown; choices: pan, static"),
         (some_frames()[0], {}, "array: must be uint8 [frames, rows, cols, 3] (RGB, 0 to 255), got uint8 [24, 32, 3]"),
         (some_frames(0), {}, "array: must be uint8 [frames, rows, cols, 3] (RGB, 0 to 255), got uint8 [0, 24, 32, 3]"),
