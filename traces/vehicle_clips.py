@@ -89,7 +89,7 @@ class _Scene:
     offset: float
 
     def corner(self, seconds: float) -> Point:
-        """Return the world position of the first pixel: each axis sweeps to and fro at constant speed."""
+        """Return the world position of the first pixel: each axis sweeps back and forth at constant speed."""
         return tuple(self._sweep(seconds, axis) for axis in (0, 1))  # type: ignore[return-value]  # a pair
 
     def _sweep(self, seconds: float, axis: int) -> float:
