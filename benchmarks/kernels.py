@@ -41,7 +41,7 @@ from skipsim.hwmodels.kernels import (
     move_reference,
     pack,
 )
-from skipsim.hwmodels.torch_kernels import PATHS, gather_convolve_scatter
+from skipsim.hwmodels.kernels.torch_path import PATHS, gather_convolve_scatter
 from skipsim.traces.layer import Layer
 from skipsim.traces.record import network_layers
 

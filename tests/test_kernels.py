@@ -22,7 +22,7 @@ from skipsim.hwmodels.kernels import (
     list_pixels,
     pack,
 )
-from skipsim.hwmodels.machine_code import LANES
+from skipsim.hwmodels.kernels.machine_code import LANES
 
 KEPT = 7.0  # what outputs hold before: it must survive wherever nothing is computed
 TORCH = {
@@ -156,7 +156,7 @@ def test_denormal_numbers_count_as_zero() -> None:
     x.interior[...] = 1e-40
     weight = np.full((1, 1, 1, 1), 1e30)
     Program([convolve(pack(Convolution(1, 1), weight), x, y, ActivePixels.full(1, 1))]).run()
-    from skipsim.hwmodels.machine_code import is_x86
+    from skipsim.hwmodels.kernels.machine_code import is_x86
 
     assert y.interior[0, 0, 0] == (0.0 if is_x86() else pytest.approx(1e-10))
     assert np.float32(1e-40) * np.float32(1e30) > 0, "the caller's own arithmetic is as before"

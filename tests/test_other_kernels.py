@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from skipsim.errors import InputError
-from skipsim.hwmodels.convolution import Convolution
-from skipsim.hwmodels.torch_kernels import PATHS, gather_convolve_scatter
+from skipsim.hwmodels.kernels.convolution import Convolution
+from skipsim.hwmodels.kernels.torch_path import PATHS, gather_convolve_scatter
 
 KEPT = 7.0
 
@@ -37,7 +37,7 @@ def triton_kernels() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")  # read where the kernel is defined
         pytest.importorskip("triton")
-        yield importlib.import_module("skipsim.hwmodels.triton_kernels")
+        yield importlib.import_module("skipsim.hwmodels.kernels.triton_kernel")
 
 
 def dense(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -128,7 +128,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from skipsim.hwmodels.triton_kernels import _convolve
+from skipsim.hwmodels.kernels.triton_kernel import _convolve
 fixed = dict(KERNEL_ROWS=3, KERNEL_COLS=3, PANELS=1, BIAS=True, ADDEND=True, ACTIVATION=3)
 fixed |= dict(PIXELS=64, CHANNELS=64, INPUTS=32)
 kinds = {name: "*fp32" for name in ("x", "weight", "bias", "addend", "y")} | {"positions": "*i32"}

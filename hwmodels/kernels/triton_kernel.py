@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from skipsim.errors import InputError, nearest
-from skipsim.hwmodels.convolution import Convolution
+from skipsim.hwmodels.kernels.convolution import Convolution
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2, "silu": 3}
 PIXELS, CHANNELS, INPUTS = 64, 64, 32

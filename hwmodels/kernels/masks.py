@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from skipsim.compiled import entry
 from skipsim.errors import InputError
-from skipsim.hwmodels.active_pixels import Block, Mask, check_mask, one_unit
-from skipsim.hwmodels.addresses import marks, words
-from skipsim.hwmodels.convolution import Convolution, Pair
-from skipsim.hwmodels.readers import Readers, table
-from skipsim.hwmodels.step import FIELDS, FIRST_FIELD, Step, make_step
+from skipsim.hwmodels.kernels.active_pixels import Block, Mask, check_mask, one_unit
+from skipsim.hwmodels.kernels.addresses import marks, words
+from skipsim.hwmodels.kernels.convolution import Convolution, Pair
+from skipsim.hwmodels.kernels.readers import Readers, table
+from skipsim.hwmodels.kernels.step import FIELDS, FIRST_FIELD, Step, make_step
 
 MOST_MASKS = 16
 

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from skipsim.compiled import entry
 from skipsim.errors import InputError, nearest
-from skipsim.hwmodels.active_pixels import ActivePixels, one_unit
-from skipsim.hwmodels.addresses import call, floats, integers, words
-from skipsim.hwmodels.convolution import Convolution, Pair
-from skipsim.hwmodels.convolution_kernel import ACTIVATIONS
-from skipsim.hwmodels.feature_map import FeatureMap, Margin
-from skipsim.hwmodels.pixel_list import (
+from skipsim.hwmodels.kernels.active_pixels import ActivePixels, one_unit
+from skipsim.hwmodels.kernels.addresses import call, floats, integers, words
+from skipsim.hwmodels.kernels.convolution import Convolution, Pair
+from skipsim.hwmodels.kernels.feature_map import FeatureMap, Margin
+from skipsim.hwmodels.kernels.pixel_list import (
     CHUNK,
     COUNT,
     FIRST,
@@ -26,7 +25,7 @@ from skipsim.hwmodels.pixel_list import (
     pixel_units,
     run_pixels,
 )
-from skipsim.hwmodels.pixel_loops import (
+from skipsim.hwmodels.kernels.pixel_loops import (
     COMBINE_CHANNELS,
     COMBINE_FINISH,
     COMBINE_HIGH,
@@ -45,8 +44,9 @@ from skipsim.hwmodels.pixel_loops import (
     SOURCE_WEIGHT,
     pixel_loops,
 )
-from skipsim.hwmodels.step import FIELDS, FIRST_FIELD, Step, make_step
-from skipsim.hwmodels.vector_code import FINISHES
+from skipsim.hwmodels.kernels.sparse_convolution import ACTIVATIONS
+from skipsim.hwmodels.kernels.step import FIELDS, FIRST_FIELD, Step, make_step
+from skipsim.hwmodels.kernels.vector_code import FINISHES
 
 POOLS = ("max", "average")
 

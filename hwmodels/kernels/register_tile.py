@@ -18,10 +18,10 @@ from functools import cache, partial
 
 from llvmlite import ir
 
-from skipsim.hwmodels.feature_map import LINE_BYTES
-from skipsim.hwmodels.machine_code import compile_functions, vector_registers
-from skipsim.hwmodels.step import FIRST_FIELD
-from skipsim.hwmodels.vector_code import FLOAT, I32, I64, POINTER, Emitter, Value, Values, finish
+from skipsim.hwmodels.kernels.feature_map import LINE_BYTES
+from skipsim.hwmodels.kernels.machine_code import compile_functions, vector_registers
+from skipsim.hwmodels.kernels.step import FIRST_FIELD
+from skipsim.hwmodels.kernels.vector_code import FLOAT, I32, I64, POINTER, Emitter, Value, Values, finish
 
 VECTORS = 2
 """Vectors of output channels in one panel of weights."""
@@ -50,7 +50,7 @@ class Field(IntEnum):
     LOW = auto()  # two floats: what outputs are clamped to
     HIGH = auto()
     FINISH = auto()  # one of FINISHES
-    COUNT = auto()  # what follows is for the loops around the tiles: see convolution_kernel
+    COUNT = auto()  # what follows is for the loops around the tiles: see sparse_convolution
     POSITIONS = auto()
     TABLE = auto()  # addresses of tiles by vectors and pixels
     ROW_TABLE = auto()  # of those for pixels side by side, 0: none

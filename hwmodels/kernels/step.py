@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipsim.hwmodels.feature_map import aligned_zeros
+from skipsim.hwmodels.kernels.feature_map import aligned_zeros
 
 WORK, UNITS_OF, UNITS, NEXT, DONE, THREADS = range(6)
 """The fields that all steps have: two functions, and the counters by which threads share the work."""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError
-from skipsim.hwmodels.feature_map import Margin, aligned_zeros
-from skipsim.hwmodels.machine_code import LANES, host_lanes
-from skipsim.hwmodels.register_tile import VECTORS
+from skipsim.hwmodels.kernels.feature_map import Margin, aligned_zeros
+from skipsim.hwmodels.kernels.machine_code import LANES, host_lanes
+from skipsim.hwmodels.kernels.register_tile import VECTORS
 
 Pair = tuple[int, int]
 

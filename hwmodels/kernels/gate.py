@@ -6,7 +6,7 @@ Three steps, because a decision looks at its neighbours' changes and a reference
     decide            works on one number per pixel
     move_reference    touches settled pixels only: those all of whose readers are computed
 
-The cheapest gate measures where the producer scatters: see `Watch` in convolution_kernel.
+The cheapest gate measures where the producer scatters: see `Watch` in sparse_convolution.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 
 from skipsim.compiled import entry, inlined
 from skipsim.errors import InputError
-from skipsim.hwmodels.active_pixels import ActivePixels, Block, Mask, check_mask
-from skipsim.hwmodels.addresses import call, float_bits, floats, integers, marks, words
-from skipsim.hwmodels.convolution import Convolution
-from skipsim.hwmodels.feature_map import FeatureMap, aligned_zeros
-from skipsim.hwmodels.machine_code import LANES
-from skipsim.hwmodels.pixel_list import (
+from skipsim.hwmodels.kernels.active_pixels import ActivePixels, Block, Mask, check_mask
+from skipsim.hwmodels.kernels.addresses import call, float_bits, floats, integers, marks, words
+from skipsim.hwmodels.kernels.convolution import Convolution
+from skipsim.hwmodels.kernels.feature_map import FeatureMap, aligned_zeros
+from skipsim.hwmodels.kernels.machine_code import LANES
+from skipsim.hwmodels.kernels.pixel_list import (
     FIRST,
     check_maps,
     difference_fields,
@@ -29,7 +29,7 @@ from skipsim.hwmodels.pixel_list import (
     pixel_units,
     run_pixels,
 )
-from skipsim.hwmodels.pixel_loops import (
+from skipsim.hwmodels.kernels.pixel_loops import (
     ADVANCE_CHANNELS,
     ADVANCE_DELTA,
     ADVANCE_REFERENCE,
@@ -44,8 +44,8 @@ from skipsim.hwmodels.pixel_loops import (
     VOTE_WIDTH,
     pixel_loops,
 )
-from skipsim.hwmodels.readers import Bools, Readers, table
-from skipsim.hwmodels.step import FIELDS, FIRST_FIELD, Step, make_step
+from skipsim.hwmodels.kernels.readers import Bools, Readers, table
+from skipsim.hwmodels.kernels.step import FIELDS, FIRST_FIELD, Step, make_step
 
 
 def measure_change(

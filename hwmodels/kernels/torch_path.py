@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from skipsim.errors import InputError, nearest
-from skipsim.hwmodels.convolution import Convolution, Pair
+from skipsim.hwmodels.kernels.convolution import Convolution, Pair
 
 
 def gather_convolve_scatter(

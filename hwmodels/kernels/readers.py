@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipsim.hwmodels.convolution import Convolution, Pair
+from skipsim.hwmodels.kernels.convolution import Convolution, Pair
 
 Bools = NDArray[np.bool_]
 

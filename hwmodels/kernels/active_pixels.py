@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from skipsim.compiled import entry
 from skipsim.errors import InputError
-from skipsim.hwmodels.addresses import integers, marks, words
-from skipsim.hwmodels.feature_map import aligned_zeros
-from skipsim.hwmodels.step import FIELDS, FIRST_FIELD, Step, make_step
+from skipsim.hwmodels.kernels.addresses import integers, marks, words
+from skipsim.hwmodels.kernels.feature_map import aligned_zeros
+from skipsim.hwmodels.kernels.step import FIELDS, FIRST_FIELD, Step, make_step
 
 Block = tuple[int, int]
 Mask = NDArray[np.uint8]

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from skipsim.compiled import compiled, inlined
 from skipsim.errors import InputError
-from skipsim.hwmodels.addresses import add_atomically, call, exchange_atomically, words
-from skipsim.hwmodels.machine_code import compile_functions, is_x86
-from skipsim.hwmodels.step import DONE, FIELDS, NEXT, THREADS, UNITS, UNITS_OF, WORK, Step
-from skipsim.hwmodels.vector_code import I32, I64
+from skipsim.hwmodels.kernels.addresses import add_atomically, call, exchange_atomically, words
+from skipsim.hwmodels.kernels.machine_code import compile_functions, is_x86
+from skipsim.hwmodels.kernels.step import DONE, FIELDS, NEXT, THREADS, UNITS, UNITS_OF, WORK, Step
+from skipsim.hwmodels.kernels.vector_code import I32, I64
 
 _UNKNOWN = -1
 _SPINS = 2000  # some 10 microseconds; then the processor is offered to other threads

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from skipsim.compiled import entry, inlined
 from skipsim.errors import InputError, nearest
-from skipsim.hwmodels.active_pixels import ActivePixels
-from skipsim.hwmodels.addresses import call, integers, words
-from skipsim.hwmodels.convolution import PackedConvolution
-from skipsim.hwmodels.feature_map import FeatureMap
-from skipsim.hwmodels.pixel_list import check_maps, difference_fields, map_fields
-from skipsim.hwmodels.pixel_loops import pixel_loops
-from skipsim.hwmodels.register_tile import LEAST_IN_ROW, ROW_KINDS, VECTORS, Field, tiles
-from skipsim.hwmodels.step import FIELDS, THREADS, Step, make_step
-from skipsim.hwmodels.vector_code import FINISHES
+from skipsim.hwmodels.kernels.active_pixels import ActivePixels
+from skipsim.hwmodels.kernels.addresses import call, integers, words
+from skipsim.hwmodels.kernels.convolution import PackedConvolution
+from skipsim.hwmodels.kernels.feature_map import FeatureMap
+from skipsim.hwmodels.kernels.pixel_list import check_maps, difference_fields, map_fields
+from skipsim.hwmodels.kernels.pixel_loops import pixel_loops
+from skipsim.hwmodels.kernels.register_tile import LEAST_IN_ROW, ROW_KINDS, VECTORS, Field, tiles
+from skipsim.hwmodels.kernels.step import FIELDS, THREADS, Step, make_step
+from skipsim.hwmodels.kernels.vector_code import FINISHES
 
 INFINITY = float("inf")
 ACTIVATIONS: dict[str, tuple[float, float, str]] = {

@@ -11,8 +11,8 @@ from functools import cache, partial
 
 from llvmlite import ir
 
-from skipsim.hwmodels.machine_code import compile_functions, host_lanes
-from skipsim.hwmodels.vector_code import FLOAT, I32, I64, Emitter, Value, Values, finish
+from skipsim.hwmodels.kernels.machine_code import compile_functions, host_lanes
+from skipsim.hwmodels.kernels.vector_code import FLOAT, I32, I64, Emitter, Value, Values, finish
 
 MOST_SOURCES = 4
 

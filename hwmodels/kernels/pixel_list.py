@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from skipsim.compiled import entry
 from skipsim.errors import InputError
-from skipsim.hwmodels.active_pixels import ActivePixels
-from skipsim.hwmodels.addresses import call, words
-from skipsim.hwmodels.feature_map import FeatureMap
-from skipsim.hwmodels.pixel_loops import (
+from skipsim.hwmodels.kernels.active_pixels import ActivePixels
+from skipsim.hwmodels.kernels.addresses import call, words
+from skipsim.hwmodels.kernels.feature_map import FeatureMap
+from skipsim.hwmodels.kernels.pixel_loops import (
     DIFFERENCE_CHANGE,
     DIFFERENCE_CHANNELS,
     DIFFERENCE_REFERENCE,
@@ -15,7 +15,7 @@ from skipsim.hwmodels.pixel_loops import (
     DIFFERENCE_X,
     pixel_loops,
 )
-from skipsim.hwmodels.step import FIELDS, FIRST_FIELD
+from skipsim.hwmodels.kernels.step import FIELDS, FIRST_FIELD
 
 _CHUNK_BYTES = 64 * 1024
 
