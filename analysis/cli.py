@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skipsim import __version__
+from skipsim.analysis.cli_finished import plot, recommend, report
 from skipsim.analysis.cli_networks import record, train
 from skipsim.analysis.conventions import (
     AS_JSON,
@@ -285,31 +286,5 @@ def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_
         sys.exit(1)
 
 
-@main.command(epilog=example("skipsim plot study"))
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@AS_JSON
-def plot(directory: Path, as_json: bool) -> None:
-    """Draw the figures of a study into its folder."""
-    from skipsim.analysis.plots import draw_all
-
-    with working("drawing"):
-        files = [str(file) for file in draw_all(directory)]
-    print_json({"files": files}) if as_json else click.echo("\n".join(files))
-
-
-@main.command(epilog=example("skipsim recommend study --hardware edge-npu --max-drop 0.5"))
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--hardware", required=True, help="A machine of the study.")
-@click.option("--max-drop", default=1.0, show_default=True, help="Accuracy that may be lost, in points.")
-@click.option("--network", help="Which network, where the study has several.")
-@AS_JSON
-def recommend(directory: Path, hardware: str, max_drop: float, network: str | None, as_json: bool) -> None:
-    """Name the fastest choice within an accuracy drop."""
-    from skipsim.analysis.recommend import recommend as run
-    from skipsim.analysis.results import read_results
-
-    found = run(read_results(directory), hardware, max_drop, network=network)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        click.echo(found.words())
+for command in (plot, report, recommend):
+    main.add_command(command)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
+from skipsim.analysis.decision import Decision, decide_all
 from skipsim.analysis.plots import draw_all
-from skipsim.analysis.recommend import Recommendation, recommend
+from skipsim.analysis.recommend import Recommendation
+from skipsim.analysis.report.page import write_report
 from skipsim.analysis.study import load_study
 from skipsim.analysis.summary import table as aligned
 from skipsim.analysis.sweep import sweep
@@ -59,14 +62,25 @@ def demo(
     recordings, simulations = len(plan.recording_choices()), len(plan.simulation_choices())
     say(f"study {file}: {recordings} recordings, {recordings * simulations} simulations")
     results = sweep(file, folder, workers)
-    figures = [file for file in draw_all(folder) if file.suffix == ".png"]
+    decisions = decide_all(folder, results, MAX_DROP_POINTS, workers=workers)
+    figures = [file for file in draw_all(folder, decisions) if file.suffix == ".png"]
     say("\n".join(["figures, also as PDF:", *(f"  {file}" for file in figures)]))
-    answers = [recommend(results, machine, MAX_DROP_POINTS) for machine in results["hardware"].unique()]
+    answers = [decision.answer for decision in decisions.values()]
     say(f"\nThe fastest choice on each machine within {MAX_DROP_POINTS:g} point of the dense accuracy:\n")
     say(_overview(answers))
-    for answer in answers:
-        say(f"\n{answer.words()}")
+    for decision in decisions.values():
+        say(f"\n{decision.words()}")
+    page = _page(folder, decisions)
+    if page:
+        say(f"\nall of it as one page, for a browser: {page}")
     return answers
+
+
+def _page(folder: Path, decisions: Mapping[tuple[str, str], Decision]) -> Path | None:
+    """Write the page; without plotly there is none."""
+    if find_spec("plotly") is None:
+        return None
+    return write_report(folder, folder / "report.html", max_drop=MAX_DROP_POINTS, decisions=decisions)[0]
 
 
 def _overview(answers: list[Recommendation]) -> str:

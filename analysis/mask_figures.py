@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from skipsim.analysis.clips import load_clip
+from skipsim.analysis.provenance import entries_of
 from skipsim.analysis.results import mean_over_clips
 from skipsim.analysis.style import INK, PAGE_INCHES, VERMILION, styled
 from skipsim.analysis.variants import blocks_of
@@ -91,7 +91,7 @@ def mask_figures(directory: Path, table: pd.DataFrame, max_drop: float = 1.0) ->
     allowed = mean[~(mean["quality_drop"] > max_drop)]
     most = (allowed if len(allowed) else mean).sort_values("mac_reduction", ascending=False, kind="stable").iloc[0]
     best = _alike(rows, most, (*GATE_COLUMNS, "block")).iloc[0]
-    entries = {entry["trace_hash"]: entry for entry in _provenance(directory)}
+    entries = entries_of(directory)
     if best["trace_hash"] not in entries:
         raise InputError(f"{directory / 'provenance.json'}: does not name the trace of {best['trace_hash'][:12]}...")
     entry = entries[best["trace_hash"]]
@@ -112,15 +112,6 @@ def _alike(rows: pd.DataFrame, one: pd.Series[Any], columns: Sequence[str]) -> p
     for name in columns:
         rows = rows[rows[name].isna() if pd.isna(one[name]) else rows[name] == one[name]]
     return rows
-
-
-def _provenance(directory: Path) -> list[dict[str, Any]]:
-    file = directory / "provenance.json"
-    try:
-        found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["recordings"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: not the provenance of a sweep: {error}") from None
-    return found
 
 
 def _frames(entry: dict[str, Any]) -> list[Frame] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,16 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from skipsim.analysis.causes import CAUSE_GROUPS, group_shares
+from skipsim.analysis.decision import Decision, decide_all
+from skipsim.analysis.loop_figure import loop_figure
 from skipsim.analysis.mask_figures import mask_figures
 from skipsim.analysis.pareto import pareto_front
 from skipsim.analysis.results import mean_over_clips, read_results
-from skipsim.analysis.style import (
-    BLUE,
-    COLOURS,
-    GREEN,
-    GREY,
-    INK,
-    MARKERS,
-    ORANGE,
-    PALE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    YELLOW,
-    panels,
-    save,
-    styled,
-)
+from skipsim.analysis.run_figures import run_figures
+from skipsim.analysis.style import COLOURS, GREY, GROUP_COLOURS, INK, MARKERS, panels, save, styled
 from skipsim.analysis.variants import Variant, blocks_of, short, tile_name, tiles_of, variants_of
 from skipsim.errors import InputError
 
-GROUP_COLOURS = dict(zip(CAUSE_GROUPS, (BLUE, GREY, PURPLE, YELLOW, ORANGE, VERMILION, SKY, GREEN, PALE), strict=True))
 MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of the figure together
 LEGEND_COLUMNS = 6
 DOTTED = (0, (1, 2))
@@ -263,8 +249,15 @@ def density_by_block(table: pd.DataFrame) -> Figure:
         return figure
 
 
-def draw_all(directory: str | Path) -> list[Path]:
-    """Draw every figure that a finished study has data for into `figures` in its folder; return the files written."""
+def draw_all(
+    directory: str | Path,
+    decisions: Mapping[tuple[str, str], Decision] | None = None,
+    max_drop: float = MAX_DROP_POINTS,
+) -> list[Path]:
+    """Draw every figure that a finished study has data for into `figures` in its folder; return the files written.
+
+    `decisions`, by network and machine: whose layers, roofline and sensitivities are drawn; None: found here.
+    """
     directory = Path(directory)
     table = read_results(directory)
     if (table["error"] != "").all():
@@ -277,6 +270,11 @@ def draw_all(directory: str | Path) -> list[Path]:
         "density-by-block": density_by_block(table),
         **mask_figures(directory, table),
     }
+    if {"open", "closed"} <= set(table["loop"]):
+        figures["open-and-closed-loop"] = loop_figure(table)
+    if decisions is None:
+        decisions = decide_all(directory, table, max_drop, by_layer=False)
+    figures |= run_figures(decisions)
     if table["quality"].notna().any():
         figures = {"latency-accuracy": latency_accuracy(table), **figures}
     folder = directory / "figures"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ class Recommendation:
     """
 
     hardware: str
-    max_drop: float
+    max_drop: float  # inf: not limited
     row: dict[str, Any]
     configuration: dict[str, Any]
     gated_cycles: dict[str, float]
@@ -67,7 +68,7 @@ class Recommendation:
         numbers = {name: _plain(self.row[name]) for name in NUMBERS}
         return {
             "hardware": self.hardware,
-            "max_drop": self.max_drop,
+            "max_drop": _plain(self.max_drop) if math.isfinite(self.max_drop) else None,
             "worthwhile": self.worthwhile,
             "configuration": {name: _plain(value) for name, value in self.configuration.items()},
             **numbers,
@@ -79,29 +80,42 @@ class Recommendation:
     def words(self) -> str:
         """Return the recommendation in plain words, several lines."""
         row = self.row
-        left = 100 * row["latency_ms"] / row["dense_latency_ms"]
         energy = row["energy_uj"] / row["dense_energy_uj"]  # not a number on a measured processor
         lines = [
-            self._headline(),
+            self.headline(),
             self._accuracy(),
             f"  MAC reduction {row['mac_reduction']:.2f}x, speed-up {row['speedup']:.2f}x "
             f"({row['latency_ms']:.3g} ms a frame, dense {row['dense_latency_ms']:.3g} ms)"
             + (f", energy {energy:.0%} of dense." if energy == energy else "; energy is not known."),
-            f"  {row['realised']:.0%} of the MAC reduction is realised: of 100 dense cycles "
-            f"{self.proportional_cycles:.1f} would be left if time followed the MACs, {left:.1f} are.",
-            *self._difference(left - self.proportional_cycles),
-            f"  The gates ask for {row['density']:.1%} of the MACs; "
-            f"{self._tiles()} compute {row['effective_density']:.1%}.",
+            *(f"  {reason}" for reason in self.reasons()),
             f"  Of 100 cycles with gates: {self._shares()}.",
         ]
         return "\n".join(lines)
 
-    def _headline(self) -> str:
+    def reasons(self) -> list[str]:
+        """Return why it is not as fast as the MAC reduction promises, in a few sentences."""
+        row = self.row
+        left = 100 * row["latency_ms"] / row["dense_latency_ms"]
+        return [
+            f"{row['realised']:.0%} of the MAC reduction is realised: of 100 dense cycles "
+            f"{self.proportional_cycles:.1f} would be left if time followed the MACs, {left:.1f} are.",
+            *self._difference(left - self.proportional_cycles),
+            f"The gates ask for {row['density']:.1%} of the MACs; "
+            f"{self._tiles()} compute {row['effective_density']:.1%}.",
+        ]
+
+    def choice(self) -> str:
+        """Return block, tile and threshold in a few words."""
+        threshold = self.configuration["threshold"]
+        first = f"block {self.configuration['block']}, tile {self._tile()}"
+        return first + ("" if math.isnan(threshold) else f", threshold {threshold:g}")
+
+    def headline(self) -> str:
+        """Return what to build, in one line."""
         named = dict(self.configuration)
-        threshold = named.pop("threshold")
-        first = f"block {named.pop('block')}, tile {self._tile()}"
-        first += "" if math.isnan(threshold) else f", threshold {threshold:g}"
-        named.pop("tile")
+        first = self.choice()
+        for name in ("block", "tile", "threshold"):
+            del named[name]
         gate, update, reset = named.pop("gate"), named.pop("update"), named.pop("reset_every")
         rest = [f"{gate} gate", f"update {update}", *([f"reset every {reset} frames"] if reset else [])]
         rest += [f"{name} = {_text(value)}" for name, value in named.items()]
@@ -124,16 +138,17 @@ class Recommendation:
         if math.isnan(row["quality_drop"]):
             return "  Accuracy was not measured."
         drop = row["quality_drop"]
+        allowed = f", {self.max_drop:g} allowed" if math.isfinite(self.max_drop) else ""
         change = f"{drop:.2f} points lost" if drop > 0.005 else "nothing lost"
         return (
             f"  {row['quality_metric']} {100 * row['quality']:.2f} %, dense {100 * row['dense_quality']:.2f} %: "
-            f"{change}, {self.max_drop:g} allowed."
+            f"{change}{allowed}."
         )
 
     def _difference(self, total: float) -> list[str]:
         excess = sorted(self.excess_cycles.items(), key=lambda item: -abs(item[1]))
         shown = [f"{name} {cycles:+.1f}" for name, cycles in excess if abs(cycles) >= SMALLEST_CYCLES]
-        return [f"  The difference of {total:+.1f}: {', '.join(shown)}."] if shown else []
+        return [f"The difference of {total:+.1f}: {', '.join(shown)}."] if shown else []
 
     def _shares(self) -> str:
         total = sum(self.gated_cycles.values())
@@ -142,24 +157,38 @@ class Recommendation:
 
 
 def recommend(
-    table: pd.DataFrame, hardware: str, max_drop: float = 1.0, *, network: str | None = None
+    table: pd.DataFrame,
+    hardware: str,
+    max_drop: float | None = None,
+    *,
+    network: str | None = None,
+    max_latency_ms: float | None = None,
+    max_energy_uj: float | None = None,
 ) -> Recommendation:
-    """Find the fastest configuration of a machine that loses at most `max_drop` points of the dense quality.
+    """Find the configuration of a machine that is best within a budget.
 
-    Accuracy and time are means over all clips of the table. Where no accuracy was measured at all, every row is
-    allowed.
+    With an accuracy drop (1 point if nothing is given) the fastest one; with a latency or energy budget alone the one
+    that loses least. Accuracy and time are means over all clips of the table. Where no accuracy was measured at all,
+    every row is allowed.
 
     Args:
         table: the results of a sweep.
         hardware: a machine of the table, by name.
         max_drop: points of quality (hundredths) that may be lost.
         network: which network, where the table has several.
+        max_latency_ms: of the mean frame.
+        max_energy_uj: of the mean frame.
 
     Raises:
-        InputError: a machine or network that is not in the table, or no configuration within the drop.
+        InputError: a machine or network that is not in the table, or no configuration within the budget.
     """
-    if not (isinstance(max_drop, int | float) and max_drop >= 0):
-        raise InputError(f"recommend: max_drop must be a number of points >= 0, got {max_drop!r}")
+    spent = {"max_latency_ms": max_latency_ms, "max_energy_uj": max_energy_uj}
+    for name, value in {"max_drop": max_drop, **spent}.items():
+        kind = "a number of points" if name == "max_drop" else "a number"
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise InputError(f"recommend: {name} must be {kind} >= 0, got {value!r}")
+    most_accurate = max_drop is None and any(value is not None for value in spent.values())
+    drop_limit = math.inf if most_accurate else 1.0 if max_drop is None else float(max_drop)
     rows = _select(table, "hardware", hardware)
     networks = sorted(set(rows["network"]))
     if network is not None:
@@ -170,26 +199,47 @@ def recommend(
     rows = mean_over_clips(rows)
     if rows.empty:
         raise InputError(f"recommend: all {failed} rows of {hardware!r} failed")
-    drop = rows["quality_drop"]
-    allowed = rows if drop.isna().all() else rows[drop <= max_drop + TOLERANCE]
-    if allowed.empty:
-        raise InputError(
-            f"recommend: every configuration of {hardware!r} loses more than {max_drop:g} points; "
-            f"the least is {drop.min():.2f}"
-        )
-    ranked = allowed.sort_values(["speedup", "quality_drop"], ascending=[False, True], kind="stable")
+    allowed = _within(rows, hardware, drop_limit, spent)
+    order = (
+        [("quality_drop", True), ("latency_ms", True)]
+        if most_accurate
+        else [("speedup", False), ("quality_drop", True)]
+    )
+    ranked = allowed.sort_values([name for name, _ in order], ascending=[up for _, up in order], kind="stable")
     best = {str(name): value for name, value in ranked.iloc[0].items()}
     names = ["block", "tile", "threshold", "gate", "update", "reset_every", *overrides_of(table)]
     names += ["clip"] * (rows["clip"].nunique() > 1)
     ratio = 100 * best["latency_ms"] / best["dense_latency_ms"]
     return Recommendation(
         hardware=hardware,
-        max_drop=float(max_drop),
+        max_drop=drop_limit,
         row=best,
         configuration={name: best[name] for name in names},
         gated_cycles={name: ratio * share for name, share in group_shares(best).items()},
         dense_cycles={name: 100 * share for name, share in group_shares(best, dense=True).items()},
     )
+
+
+def _within(rows: pd.DataFrame, hardware: str, max_drop: float, spent: Mapping[str, float | None]) -> pd.DataFrame:
+    """Return the rows within an accuracy drop and budgets of other columns; the error names the limit nobody meets."""
+    drop = rows["quality_drop"]
+    allowed = rows if drop.isna().all() or math.isinf(max_drop) else rows[drop <= max_drop + TOLERANCE]
+    if allowed.empty:
+        raise InputError(
+            f"recommend: every configuration of {hardware!r} loses more than {max_drop:g} points; "
+            f"the least is {drop.min():.2f}"
+        )
+    for name, limit in spent.items():
+        if limit is None:
+            continue
+        column, before = name.removeprefix("max_"), allowed
+        allowed = allowed[allowed[column] <= limit]
+        if allowed.empty:
+            raise InputError(
+                f"recommend: every configuration of {hardware!r} that is left takes more than {column} = {limit:g}; "
+                f"the least is {before[column].min():.4g}"
+            )
+    return allowed
 
 
 def _select(table: pd.DataFrame, column: str, value: str) -> pd.DataFrame:

@@ -183,7 +183,8 @@ def hash_files(path: Path) -> str:
 def _gate(task: RecordingTask) -> Any:
     from skipsim.traces.gates import make_gate
 
-    return make_gate(task.gate, threshold=task.threshold, block=task.block)
+    block = {**dict(task.groups), "*": task.block} if task.groups else task.block
+    return make_gate(task.gate, threshold=task.threshold, block=block)
 
 
 def _network_hash(name: str, folder: str) -> str:

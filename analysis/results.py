@@ -260,3 +260,12 @@ def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
     mean["realised"] = mean["speedup"] / mean["mac_reduction"]
     mean["clip"] = f"{clips} clips"
     return mean[columns]
+
+
+def clips_of(table: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a table, one per clip, of which a row of `mean_over_clips` is the mean."""
+    own = table["error"] == ""
+    for name in configuration_of(table):
+        if name != "clip" or row["clip"] in set(table["clip"]):
+            own &= table[name].isna() if pd.isna(row[name]) else table[name] == row[name]
+    return table[own.fillna(False)]

@@ -11,11 +11,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from skipsim.analysis.causes import CAUSE_GROUPS
+
 # Okabe and Ito, "Color Universal Design", 2008: black and these seven; yellow last, it is weak on white.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
 INK, GREY, PALE = "#222222", "#8C8C8C", "#DDDDDD"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY)
+GROUP_COLOURS = dict(zip(CAUSE_GROUPS, (BLUE, GREY, PURPLE, YELLOW, ORANGE, VERMILION, SKY, GREEN, PALE), strict=True))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")
 PAGE_INCHES = 7.2  # text width of a two-column paper
 COLUMNS = 3

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from skipsim import __version__
 from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan
+from skipsim.analysis.machines import save_machines
 from skipsim.analysis.parallel import WorkerDied, in_processes
+from skipsim.analysis.provenance import PROVENANCE
 from skipsim.analysis.recordings import RecordingTask, check_networks, coarsen_traces, is_recorded, record_traces
 from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_results
 from skipsim.analysis.store import Store, read_finished
@@ -39,7 +42,6 @@ from skipsim.simulator.simulate import compile_engine, simulate
 from skipsim.simulator.tiles import MODEL_VERSION
 from skipsim.traces.trace import Trace, load_trace
 
-PROVENANCE = "provenance.json"
 LARGEST_BATCH = 64
 BATCHES_PER_WORKER = 16
 LONGEST_REASON = 300  # characters; compilers write pages
@@ -228,6 +230,7 @@ def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
     packages = ("numpy", "pandas", "numba", "joblib", "fastparquet")
     content = {
         "study": plan.study.name,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "study_sha256": hashlib.sha256(plan.study.text.encode()).hexdigest(),
         "skipsim": __version__,
         "model_version": MODEL_VERSION,
@@ -235,6 +238,7 @@ def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
         "packages": {package: metadata.version(package) for package in packages},
         "recordings": traces,
     }
+    save_machines(plan.directory, [choice.hardware for choice in plan.simulations])
     write_text(plan.directory / PROVENANCE, json.dumps(content, indent=1) + "\n")
 
 

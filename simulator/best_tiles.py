@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.plan import Tile, Tiling, Traffic, plan
 from skipsim.simulator.residency import gated_traffic
-from skipsim.simulator.schedule import Schedule, dense_schedule, gated_schedule
+from skipsim.simulator.schedule import Schedule, gated_schedule
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
 
@@ -20,70 +20,90 @@ SIDES = (64, 32, 16, 8, 4, 2, 1)
 BANDS = (8, 4, 2, 1)  # rows of tiles as wide as the map: few segments, but active as soon as anything in the row is
 
 
-def best_tiles(trace: Trace, hardware: Hardware, cycles_of: Callable[[Schedule], NDArray[np.int64]]) -> Tiling:
-    """Choose a tile for every gated layer, by label.
+def best_tiles(
+    traces: Sequence[Trace], hardware: Hardware, cycles_of: Callable[[Schedule], NDArray[np.int64]]
+) -> Tiling:
+    """Choose a tile for every gated layer, by label: the fastest over some recordings of one network and one block.
 
-    Every candidate is simulated for all layers at once; layers run one after the other, so each can take its own best.
-    A layer stays dense where the dense schedule beats all of them; if the whole then is not faster, none does.
+    A layer stays dense where that is at least as fast, if the network as a whole then is not slower.
 
     Args:
-        trace: the recording.
+        traces: the recordings.
         hardware: the machine.
         cycles_of: runs a schedule and returns its cycles [frames, layers].
 
     Raises:
         InputError: a layer for which no candidate fits the buffers.
     """
-    gated = [number for number, layer in enumerate(trace.layers) if layer.gate != "none"]
-    fastest = dict.fromkeys(gated, (np.inf, WHOLE_MAP))
-    traffic = gated_traffic(trace, hardware)
-    floor = min([min(trace.layers[number].block_rows, trace.layers[number].block_cols) for number in gated], default=1)
-    sides = [side for side in SIDES if side >= min(4, floor)]
-    for rows, cols in [(1 << 30, 1 << 30), *((side, side) for side in sides), *((band, 1 << 30) for band in BANDS)]:
-        fitting = {
-            number: (min(rows, trace.layers[number].out_rows), min(cols, trace.layers[number].out_cols))
+    layers = traces[0].layers
+    tiles = {layers[number].label: tile for number, (_, tile) in tile_costs(traces, hardware, cycles_of).items()}
+
+    def run(tiling: Tiling) -> NDArray[np.int64]:
+        return _on_gated_frames(traces, [gated_schedule(trace, hardware, tiling) for trace in traces], cycles_of)
+
+    own, dense = run(tiles), np.zeros(len(layers), np.int64)
+    for turn in (
+        0,
+        1,
+    ):  # every second layer dense: what it costs among gated neighbours, which keep their maps in memory
+        some = {label: None if place % 2 == turn else tile for place, (label, tile) in enumerate(tiles.items())}
+        labels = {label for label, tile in some.items() if tile is None}
+        cycles = run(some)
+        for place, layer in enumerate(layers):
+            dense[place] += cycles[place] if layer.label in labels else 0
+    slower = {layers[place].label for place in range(len(layers)) if 0 < dense[place] <= own[place]}
+    mixed: Tiling = {label: None if label in slower else tile for label, tile in tiles.items()}
+    none: Tiling = dict.fromkeys(tiles)
+    costs = [(int(run(tiling).sum()), place, tiling) for place, tiling in enumerate((mixed, none)) if tiling != tiles]
+    return min([(int(own.sum()), 2, tiles), *costs], key=lambda found: found[:2])[2]
+
+
+def tile_costs(
+    traces: Sequence[Trace], hardware: Hardware, cycles_of: Callable[[Schedule], NDArray[np.int64]]
+) -> dict[int, tuple[int, Tile]]:
+    """Return for every gated layer, by number, the fewest cycles over all recordings' gated frames, and their tile.
+
+    Every candidate is simulated for all layers at once: layers run one after the other, so each can take its own best.
+    """
+    layers, traffic = traces[0].layers, gated_traffic(traces[0], hardware)
+    gated = [number for number, layer in enumerate(layers) if layer.gate != "none"]
+    fastest: dict[int, tuple[int, Tile]] = {}
+    tried: dict[int, set[Tile]] = {number: set() for number in gated}
+    for rows, cols in _candidates([layers[number] for number in gated]):
+        tiles = {
+            number: (min(rows, layers[number].out_rows), min(cols, layers[number].out_cols))
             for number in gated
-            if _fits(trace.layers[number], hardware, (rows, cols), traffic[number])
+            if _fits(layers[number], hardware, (rows, cols), traffic[number])
         }
-        new = {number: tile for number, tile in fitting.items() if tile != fastest[number][1]}
-        if not new:
+        if all(tile in tried[number] for number, tile in tiles.items()):
             continue
-        cycles = _of_layers(trace, hardware, fitting, gated, cycles_of)
-        for number, tile in fitting.items():
-            fastest[number] = min(fastest[number], (float(cycles[number]), tile), key=lambda found: found[0])
-    for number, (best, _) in fastest.items():
-        if np.isinf(best):  # the error names the layer and the largest tile that would fit
-            plan(trace.layers[number], hardware, (sides[-1], sides[-1]), traffic[number])
-    return _with_dense_layers(trace, hardware, {number: tile for number, (_, tile) in fastest.items()}, cycles_of)
+        tiling = {layers[number].label: tiles.get(number) for number in gated}
+        cycles = _on_gated_frames(traces, [gated_schedule(trace, hardware, tiling) for trace in traces], cycles_of)
+        for number, tile in tiles.items():
+            tried[number].add(tile)
+            if number not in fastest or int(cycles[number]) < fastest[number][0]:
+                fastest[number] = int(cycles[number]), tile
+    for number in gated:
+        if number not in fastest:  # the error names the layer and the largest tile that would fit
+            plan(layers[number], hardware, (SIDES[-1], SIDES[-1]), traffic[number])
+    return fastest
 
 
-def _with_dense_layers(
-    trace: Trace, hardware: Hardware, tiles: dict[int, Tile], cycles_of: Callable[[Schedule], NDArray[np.int64]]
-) -> Tiling:
-    """Leave layers dense where that is faster, if the network as a whole is then faster."""
-    gated_frames = [frame for frame in range(trace.frames) if not trace.reference(frame)]
-    chosen: Tiling = {trace.layers[number].label: tile for number, tile in tiles.items()}
-    cycles = cycles_of(gated_schedule(trace, hardware, chosen))
-    own, dense = cycles[gated_frames].sum(axis=0), cycles_of(dense_schedule(trace, hardware))[gated_frames].sum(axis=0)
-    mixed: Tiling = {
-        trace.layers[number].label: None if dense[number] <= own[number] else tile for number, tile in tiles.items()
-    }
-    if mixed == chosen or not gated_frames:
-        return chosen
-    return mixed if cycles_of(gated_schedule(trace, hardware, mixed)).sum() < cycles.sum() else chosen
+def _candidates(layers: Sequence[Layer]) -> list[Tile]:
+    """Return the whole map, squares down to the finest block (4 at most), and bands as wide as the map."""
+    finest = min((min(layer.block_rows, layer.block_cols) for layer in layers), default=1)
+    squares = [(side, side) for side in SIDES if side >= min(4, finest)]
+    return [WHOLE_MAP, *squares, *((rows, WHOLE_MAP[1]) for rows in BANDS)]
 
 
-def _of_layers(
-    trace: Trace,
-    hardware: Hardware,
-    tiles: dict[int, Tile],
-    gated: list[int],
-    cycles_of: Callable[[Schedule], NDArray[np.int64]],
+def _on_gated_frames(
+    traces: Sequence[Trace], schedules: Sequence[Schedule], cycles_of: Callable[[Schedule], NDArray[np.int64]]
 ) -> NDArray[np.int64]:
-    """Return the cycles of every layer over the clip; layers without a tile run densely."""
-    tiling = {trace.layers[number].label: tiles.get(number) for number in gated}
-    cycles: NDArray[np.int64] = cycles_of(gated_schedule(trace, hardware, tiling)).sum(axis=0)
-    return cycles
+    """Return the cycles of every layer over the gated frames of all recordings."""
+    sums = np.zeros(len(traces[0].layers), np.int64)
+    for trace, schedule in zip(traces, schedules, strict=True):
+        sums += cycles_of(schedule)[[frame for frame in range(trace.frames) if not trace.reference(frame)]].sum(axis=0)
+    return sums
 
 
 def _fits(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> bool:

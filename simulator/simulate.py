@@ -25,6 +25,7 @@ from skipsim.traces.trace import Trace
 ENGINES: dict[str, Callable[[Tiles, Machine], Counters]] = {"fast": fast.run, "reference": reference.run}
 AUTO_SIZES = (64, 32, 16, 8, 4, 2, 1)
 PER_LAYER = "per-layer"
+TileChoice = Tile | int | str | Mapping[str, Tile | int | str | None]
 
 
 def parse_tile(tile: Tile | int | str) -> Tile | None:
@@ -54,11 +55,7 @@ def parse_tiling(tiling: Mapping[str, Tile | int | str | None]) -> Tiling:
 
 
 def simulate(
-    trace: Trace,
-    hardware: Hardware,
-    tile: Tile | int | str | Mapping[str, Tile | int | str | None] = "auto",
-    engine: str = "fast",
-    dense: bool = False,
+    trace: Trace, hardware: Hardware, tile: TileChoice = "auto", engine: str = "fast", dense: bool = False
 ) -> Report:
     """Simulate a trace on a machine.
 
@@ -80,11 +77,20 @@ def simulate(
         size = parse_tile(tile)  # type: ignore[arg-type]
         return _report(dense_schedule(trace, hardware, size), tile_name(size) if size else "dense", engine, None)
     baseline = _report(dense_schedule(trace, hardware), "dense", engine, None)
-    if by_layer:
-        tiling = parse_tiling(tile) if isinstance(tile, Mapping) else best_tiles(trace, hardware, _cycles)
-        return replace(_report(gated_schedule(trace, hardware, tiling), PER_LAYER, engine, baseline), tiling=tiling)
-    size = parse_tile(tile) or _fastest_tile(trace, hardware)  # type: ignore[arg-type]
-    return _report(gated_schedule(trace, hardware, size), tile_name(size), engine, baseline)
+    return replace(simulate_gated(trace, hardware, tile, engine), dense=baseline)
+
+
+def simulate_gated(trace: Trace, hardware: Hardware, tile: TileChoice, engine: str = "fast") -> Report:
+    """Simulate the gated schedule alone, without the dense one beside it; `tile` is as in `simulate`."""
+    if hardware.processor is not None:
+        return simulate(trace, hardware, tile)
+    if isinstance(tile, Mapping):
+        tiling = parse_tiling(tile)
+        return replace(_report(gated_schedule(trace, hardware, tiling), PER_LAYER, engine, None), tiling=tiling)
+    if tile == PER_LAYER:
+        return simulate_gated(trace, hardware, best_tiles([trace], hardware, cycles_of), engine)
+    size = parse_tile(tile) or _fastest_tile(trace, hardware)
+    return _report(gated_schedule(trace, hardware, size), tile_name(size), engine, None)
 
 
 def schedule_of(trace: Trace, report: Report) -> Schedule:
@@ -117,7 +123,7 @@ def _fastest_tile(trace: Trace, hardware: Hardware) -> Tile:
     return min(cycles, key=lambda tile: cycles[tile])  # of equally fast ones the largest
 
 
-def _cycles(schedule: Schedule) -> NDArray[np.int64]:
+def cycles_of(schedule: Schedule) -> NDArray[np.int64]:
     """Return cycles [frames, layers] of a schedule."""
     return _report(schedule, "", "fast", None).cycles_by_stage
 

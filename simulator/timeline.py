@@ -10,7 +10,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,41 +57,58 @@ def write_timeline(path: str | Path, schedule: Schedule, frame: int) -> None:
         temporary.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
 
 
+class Slice(NamedTuple):
+    """One phase on one unit; cycles of the machine."""
+
+    phase: str  # "launch", "gate", "scan mask", or a title of PHASES
+    core: int
+    unit: int  # place in UNITS
+    begin: int
+    end: int
+    stage: int  # the layer's place in the network
+
+
 def timeline_events(schedule: Schedule, frame: int) -> Iterator[dict[str, Any]]:
     """Yield Chrome trace events: names, one slice per phase of every tile (per pass on the array), the counter."""
-    tiles, hardware = schedule.tiles(frame), schedule.hardware
-    counters = fast.run(tiles, machine(hardware), events=True)
-    names = [layer.label for layer in schedule.trace.layers]
+    hardware = schedule.hardware
     per_microsecond = hardware.clock_hz / 1e6
+    tiles, counters = run_frame(schedule, frame)
     for core in range(hardware.cores):
         yield {"ph": "M", "name": "process_name", "pid": core, "args": {"name": f"{hardware.name} core {core}"}}
         for thread, unit in enumerate(UNITS):
             yield {"ph": "M", "name": "thread_name", "pid": core, "tid": thread, "args": {"name": unit}}
-    for name, core, thread, begin, end, layer in _slices(tiles, counters, names, hardware.cores):
+    for phase, core, thread, begin, end, stage in slices(tiles, counters):
+        layer = schedule.trace.layers[stage].label
+        name = phase if thread != ARRAY else layer if phase == "compute" else f"{phase}: {layer}"
         yield {
             "ph": "X", "name": name, "pid": core, "tid": thread, "args": {"layer": layer},
             "ts": begin / per_microsecond, "dur": (end - begin) / per_microsecond,
         }  # fmt: skip
-    for since, share in _port_use(tiles, counters):
+    for since, share in port_use(tiles, counters):
         yield {
             "ph": "C", "name": "memory port in use, percent", "pid": 0, "ts": since / per_microsecond,
             "args": {"percent": round(100 * share, 1)},
         }  # fmt: skip
 
 
-def _slices(
-    tiles: Tiles, counters: Counters, names: list[str], cores: int
-) -> Iterator[tuple[str, int, int, int, int, str]]:
-    """Yield (name, core, thread, begin, end, layer); phases of no length are left out."""
+def run_frame(schedule: Schedule, frame: int) -> tuple[Tiles, Counters]:
+    """Run one frame and note when everything happened."""
+    tiles = schedule.tiles(frame)
+    return tiles, fast.run(tiles, machine(schedule.hardware), events=True)
+
+
+def slices(tiles: Tiles, counters: Counters) -> Iterator[Slice]:
+    """Yield what every unit did and when; phases of no length are left out."""
     assert counters.events is not None, "run with events"
+    cores = counters.causes.shape[1]
     for number, stage in enumerate(tiles.stages.tolist()):
-        at, layer = int(counters.begin[number]), names[number]
+        at = int(counters.begin[number])
         ready = int(counters.end[number]) - int(counters.causes[number, 0].sum())
         assert ready == at, "causes sum to the stage"
         gate = int(counters.causes[number, 0, 1])  # the same on every core
         for name, cycles in (("launch", stage[S["launch"]]), ("gate", gate), ("scan mask", stage[S["index"]])):
             for core in range(cores if cycles else 0):
-                yield f"{name}: {layer}", core, ARRAY, at, at + cycles, layer
+                yield Slice(name, core, ARRAY, at, at + cycles, number)
             at += cycles
         first = stage[S["first_row"]]
         for row in range(first, first + stage[S["rows"]]):
@@ -101,11 +118,10 @@ def _slices(
                     continue
                 for name, begin, end in phases:
                     if event[E[end]] > event[E[begin]]:
-                        title = layer if thread == ARRAY else name
-                        yield title, event[E["core"]], thread, event[E[begin]], event[E[end]], layer
+                        yield Slice(name, event[E["core"]], thread, event[E[begin]], event[E[end]], number)
 
 
-def _port_use(tiles: Tiles, counters: Counters) -> Iterator[tuple[float, float]]:
+def port_use(tiles: Tiles, counters: Counters) -> Iterator[tuple[float, float]]:
     """Yield (cycle, share of the port in use from there on), in equal steps; weights and gate reads left out."""
     assert counters.events is not None, "run with events"
     if not counters.cycles:

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from skipsim.analysis.uncertainty import MODEL_ERROR
 from skipsim.analysis.validation import dpacs, eyeriss, gemmini, nvdla, scalesim, tpu
 from skipsim.analysis.validation.__main__ import main
 from skipsim.analysis.validation.comparison import Comparison, Pair
@@ -51,6 +53,15 @@ def test_dpacs_gated_rows_are_predicted(measured_dpacs):
     assert len(gated) == 24
     assert median(gated) < 0.07
     assert max(gated) < 0.16
+
+
+def test_the_band_of_speedups_takes_the_error_of_nine_in_ten_gated_latencies(measured_dpacs):
+    gated = [
+        error
+        for network in ("resnet50", "resnet101")
+        for error in errors(measured_dpacs, "latency in ms", group=f"{network} gated")
+    ]
+    assert pytest.approx(np.percentile(gated, 90), abs=5e-4) == MODEL_ERROR
 
 
 def test_dpacs_predicts_a_network_that_it_never_saw(measured_dpacs):

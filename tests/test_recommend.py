@@ -175,3 +175,22 @@ def test_bad_input() -> None:
     assert recommend(both, "chip", network="net").row["latency_ms"] == 1.5
     with pytest.raises(InputError, match="no network 'nat' in the table; did you mean 'net'"):
         recommend(both, "chip", network="nat")
+
+
+def test_budgets_of_latency_and_energy_lose_as_little_as_possible() -> None:
+    rows = table(
+        row("1x1", "4x4", 1.5, 0.1, energy_uj=90.0),
+        row("4x4", "4x4", 1.2, 0.9, energy_uj=70.0),
+        row("8x8", "8x8", 1.0, 3.0, energy_uj=50.0),
+    )
+    assert recommend(rows, "chip", max_latency_ms=1.3).configuration["block"] == "4x4"
+    assert recommend(rows, "chip", max_energy_uj=60).configuration["block"] == "8x8"
+    assert recommend(rows, "chip", max_latency_ms=2).configuration["block"] == "1x1"
+    assert recommend(rows, "chip", 5, max_energy_uj=80).configuration["block"] == "8x8"  # a drop is given: the fastest
+    unlimited = recommend(rows, "chip", max_latency_ms=1.3)
+    assert unlimited.to_dict()["max_drop"] is None
+    assert unlimited.words().splitlines()[1].endswith("0.90 points lost.")
+    with pytest.raises(InputError, match=r"'chip' that is left takes more than latency_ms = 0\.5; the least is 1"):
+        recommend(rows, "chip", max_latency_ms=0.5)
+    with pytest.raises(InputError, match="max_energy_uj must be a number >= 0, got -1"):
+        recommend(rows, "chip", max_energy_uj=-1)
