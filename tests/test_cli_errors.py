@@ -110,7 +110,7 @@ BAD = {
     ),
     "record pose_small no.mp4 -o new.trace --threshold 0.1": "no.mp4: no such file or folder",
     "record pose_smal pose:test -o new.trace --threshold 0.1": (
-        "network 'pose_smal' is unknown; did you mean 'pose_small'? choices: hrnet_w32, hrnet_w48, pose_small; "
+        "network 'pose_smal' is unknown; did you mean 'pose_small'? choices: hrnet_w32, hrnet_w48, pose_small, unet; "
         "or package.module:factory"
     ),
     "record no_module:build pose:test -o new.trace --threshold 0.1": (
@@ -133,7 +133,7 @@ BAD = {
     "plot no-study": "results folder no-study: no such folder",
     "recommend a.trace --hardware edge-npu": ("results folder a.trace: no results.parquet: not the output of a sweep"),
     "train pose_smal -o weights.safetensors": (
-        "network 'pose_smal' is unknown; did you mean 'pose_small'? choices: hrnet_w32, hrnet_w48, pose_small; "
+        "network 'pose_smal' is unknown; did you mean 'pose_small'? choices: hrnet_w32, hrnet_w48, pose_small, unet; "
         "or package.module:factory"
     ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -20,6 +20,9 @@ from skipsim.traces.layer import Layer
 from skipsim.traces.sharing import SHARES, groups_of
 from skipsim.traces.skipconv import SIGNALS, UPDATES, FrameClock, MaskHook, SkipConv2d
 
+DenseLayers = Collection[str] | Callable[[Layer], bool]
+EXECUTIONS = ("dense", "sparse")
+
 
 def convert(
     model: nn.Module,
@@ -32,6 +35,8 @@ def convert(
     fold_batch_norm: bool = False,
     mask: MaskHook | None = None,
     block: BlockShape | None = None,
+    execute: str = "dense",
+    dense_layers: DenseLayers = (),
 ) -> nn.Module:
     """Return a copy of a model in which every nn.Conv2d skips what its gate leaves out; the given model stays as it is.
 
@@ -57,10 +62,18 @@ def convert(
             reference frames, and returns its mask (see `grid_mask`), or None to compute all. `module.layer_name`,
             `module.call` and `module.frame` say which is asked for.
         block: with `mask`: output pixels that share one decision, one number or a pair (rows, cols); default 1.
+        execute: "dense": every layer computes all and then selects; "sparse": only what the gates let through is
+            computed, on the block-sparse kernels of this machine's CPU, which is what saves time (see SparseNetwork).
+        dense_layers: with execute="sparse": layers that are computed whole, without a gate and by torch's own kernels,
+            where that is faster: their names, or a function of a Layer.
 
     Raises:
         InputError: a model without convolutions or one converted before, both or neither of gate and mask, bad values.
     """
+    if execute not in EXECUTIONS:
+        raise InputError(f"convert: execute {execute!r} is unknown; {nearest(str(execute), EXECUTIONS)}")
+    if execute == "dense" and dense_layers:
+        raise InputError('convert: dense_layers is an argument only together with execute="sparse"')
     _check_choice(gate, mask, block)
     share = _chosen("share", share, gate, SHARES)
     signal = _chosen("signal", signal, gate, SIGNALS)
@@ -102,6 +115,10 @@ def convert(
     if dense:
         listed = ", ".join(f"{name} ({kind})" for name, kind in dense.items())
         warnings.warn(f"convert: left dense, because only plain nn.Conv2d is converted: {listed}", stacklevel=2)
+    if execute == "sparse":
+        from skipsim.traces.execute.sparse_network import SparseNetwork  # needs this module
+
+        return SparseNetwork(converted, dense_layers=dense_layers)
     return converted
 
 
@@ -136,8 +153,8 @@ def layer_gates(model: nn.Module) -> tuple[LayerGate, ...]:
 def reset(model: nn.Module) -> None:
     """Make the next frame of a converted model the first of a new clip; frees all state."""
     for module in model.modules():
-        if isinstance(module, SkipConv2d):
-            module.forget()
+        if isinstance(module, SkipConv2d) or getattr(module, "keeps_frames", False):
+            module.forget()  # type: ignore[operator]  # a SparseNetwork; its module imports this one
 
 
 def is_converted(model: nn.Module) -> bool:

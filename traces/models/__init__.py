@@ -51,6 +51,7 @@ MODELS: dict[str, Model] = {
     "hrnet_w32": Model("hrnet:hrnet_w32", 256, 192, None, "pose, 28.5 M parameters; Sun et al., CVPR 2019"),
     "hrnet_w48": Model("hrnet:hrnet_w48", 256, 192, None, "pose, 63.6 M parameters; Sun et al., CVPR 2019"),
     "pose_narrow": Model("hrnet:pose_narrow", 128, 128, None, "pose_small with half the channels"),
+    "unet": Model("unet:unet", 256, 256, None, "segmentation, 8.6 M parameters; Ronneberger et al., MICCAI 2015"),
     "pose_small": Model("hrnet:pose_small", 128, 128, "pose_small.safetensors", "pose of procedural clips, trained"),
 }
 SHIPPED = "shipped"

@@ -1,0 +1,99 @@
+"""Running: an assembled network, ready for its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from skipsim.errors import InputError
+from skipsim.hwmodels.kernels import Program, Step
+from skipsim.traces.execute.assemble_convolution import assemble_convolution
+from skipsim.traces.execute.assemble_maps import ASSEMBLE
+from skipsim.traces.execute.assembly import PIXEL, Action, Assembler, Entry, empty_grid
+from skipsim.traces.execute.decision import Dense, Follow
+from skipsim.traces.execute.graph import Convolution, Reference
+
+
+class Running:
+    """The maps, kernels and lists of a network, and what moves frames in and results out.
+
+    Attributes:
+        assembler: what was assembled.
+        frame: what runs on a frame, in order: programs of kernels, and Python code between them.
+        reference_frame: what runs on a reference frame.
+    """
+
+    def __init__(self, assembler: Assembler) -> None:
+        self.assembler = assembler
+        self._inputs = []
+        for value in assembler.graph.inputs:
+            shape = assembler.graph.shapes[value]
+            mask = empty_grid(shape, PIXEL)
+            assembler.begin("input")
+            assembler.changes[value] = assembler.listed(mask, PIXEL, shape)
+            self._inputs.append((assembler.tensor(value), mask))
+        for operation in assembler.graph.operations:
+            assembler.begin(operation.name)
+            if isinstance(operation, Convolution):
+                assemble_convolution(assembler, operation)
+            else:
+                ASSEMBLE[type(operation)](assembler, operation)
+        self.frame = _grouped(assembler.frame)
+        self.reference_frame = _grouped(assembler.reference_frame)
+
+    def take(self, x: Tensor) -> None:
+        """Bring a frame in, and note which of its positions differ from the frame before."""
+        for kept, mask in self._inputs:
+            if x.shape != kept.shape:
+                raise InputError(
+                    f"sparse network: input size changed from {list(kept.shape)} to {list(x.shape)}; it runs frames of "
+                    "the size that it was first called with"
+                )
+            mask[...] = (x != kept)[0].any(0).numpy()
+            kept.copy_(x)
+
+    def impose(self, masks: Mapping[tuple[str, int], NDArray[np.bool_]]) -> None:
+        """Set the masks of the gated layers for the frame to come."""
+        for each in self.assembler.layers:
+            if isinstance(each.decision, Dense | Follow):
+                continue
+            layer = each.layer
+            if layer.key not in masks:
+                raise InputError(f"replay: no mask for layer {layer.name!r}, call {layer.call}")
+            mask = masks[layer.key]
+            if mask.shape != each.change.mask.shape:
+                raise InputError(
+                    f"replay: mask of layer {layer.name!r} must have one entry per block, "
+                    f"{list(each.change.mask.shape)}, got {list(mask.shape)}"
+                )
+            each.change.mask[...] = mask
+
+    def outputs(self) -> Any:
+        """Return copies of what the network returns, arranged as it arranges them."""
+        graph = self.assembler.graph
+        leaves = [self.assembler.value(leaf.value) if isinstance(leaf, Reference) else leaf for leaf in graph.outputs]
+        copies = [
+            leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf for leaf in leaves
+        ]
+        return pytree.tree_unflatten(copies, graph.structure)
+
+
+def _grouped(entries: Sequence[Entry]) -> list[Program | Action]:
+    """Join neighbouring kernels into programs."""
+    items: list[Program | Action] = []
+    steps: list[Step] = []
+    for entry in entries:
+        if isinstance(entry.item, Step):
+            steps.append(entry.item)
+            continue
+        if steps:
+            items.append(Program(steps))
+        items.append(entry.item)
+        steps = []
+    return [*items, Program(steps)] if steps else items
