@@ -176,7 +176,7 @@ def measure(
     return rows
 
 
-PARTS = ("convolve", "gate", "reference", "index", "combine", "torch")
+PARTS = ("convolve", "gate", "reference", "index", "combine", "torch", "input", "output")
 HEADER = (
     f"{'network':<16} {'block':>5} {'density':>7} {'dense ms':>8} {'sparse ms':>9} {'speed-up':>8} {'MACs':>6} "
     f"{'realised':>8}   " + " ".join(f"{part:>9}" for part in PARTS)

@@ -31,13 +31,14 @@ class Running:
 
     def __init__(self, assembler: Assembler) -> None:
         self.assembler = assembler
-        self._inputs = []
+        self._inputs: list[tuple[Tensor, Tensor, Tensor]] = []
         for value in assembler.graph.inputs:
             shape = assembler.graph.shapes[value]
             mask = empty_grid(shape, PIXEL)
             assembler.begin("input")
             assembler.changes[value] = assembler.listed(mask, PIXEL, shape)
-            self._inputs.append((assembler.tensor(value), mask))
+            before = torch.full((1, shape.channels, shape.rows, shape.cols), torch.nan)
+            self._inputs.append((assembler.tensor(value), before, torch.from_numpy(mask)))
         for operation in assembler.graph.operations:
             assembler.begin(operation.name)
             if isinstance(operation, Convolution):
@@ -49,13 +50,14 @@ class Running:
 
     def take(self, x: Tensor) -> None:
         """Bring a frame in, and note which of its positions differ from the frame before."""
-        for kept, mask in self._inputs:
+        for kept, before, mask in self._inputs:
             if x.shape != kept.shape:
                 raise InputError(
                     f"sparse network: input size changed from {list(kept.shape)} to {list(x.shape)}; it runs frames of "
                     "the size that it was first called with"
                 )
-            mask[...] = (x != kept)[0].any(0).numpy()
+            torch.amax((x != before)[0].view(torch.uint8), 0, out=mask)
+            before.copy_(x)
             kept.copy_(x)
 
     def impose(self, masks: Mapping[tuple[str, int], NDArray[np.bool_]]) -> None:
@@ -75,12 +77,10 @@ class Running:
             each.change.mask[...] = mask
 
     def outputs(self) -> Any:
-        """Return copies of what the network returns, arranged as it arranges them."""
+        """Return copies of what the network returns, arranged as it arranges them; maps lie channels last in memory."""
         graph = self.assembler.graph
         leaves = [self.assembler.value(leaf.value) if isinstance(leaf, Reference) else leaf for leaf in graph.outputs]
-        copies = [
-            leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf for leaf in leaves
-        ]
+        copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return pytree.tree_unflatten(copies, graph.structure)
 
 

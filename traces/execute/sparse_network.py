@@ -36,7 +36,9 @@ class Timing:
 
     Attributes:
         operation: the operation's name; a convolution's is that of its layer.
-        part: "input", "gate", "index", "convolve", "reference", "combine" or "torch".
+        part: "input" and "output": bringing the frame in and copies of the results out; "index": masks and lists of
+            positions; "gate": measuring the change and deciding; "convolve"; "reference": moving what gates compare
+            with; "combine": sums, scaling, pooling, upsampling; "torch": what has no sparse form.
         nanoseconds: time of the calling thread.
     """
 
@@ -104,7 +106,7 @@ class SparseNetwork(nn.Module):
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Any:
-        """Map the next frame [1, channels, rows, cols] to what the network returns."""
+        """Map the next frame [1, channels, rows, cols] to what the network returns, maps channels last in memory."""
         running = self._begin(x)
         for item in running.reference_frame if self.reference else running.frame:
             if isinstance(item, kernels.Program):
@@ -120,7 +122,9 @@ class SparseNetwork(nn.Module):
         caches with theirs. One thread; thread CPU time, so that preemption does not count.
         """
         with torch.inference_mode():
+            start = time.thread_time_ns()
             running = self._begin(x)
+            taken = time.thread_time_ns() - start
             items = running.reference_frame if self.reference else running.frame
             spans: list[int] = []
             for item in items:
@@ -130,8 +134,12 @@ class SparseNetwork(nn.Module):
                     start = time.thread_time_ns()
                     item()
                     spans.append(time.thread_time_ns() - start)
+            start = time.thread_time_ns()
+            running.outputs()
+            returned = time.thread_time_ns() - start
         entries = running.assembler.reference_frame if self.reference else running.assembler.frame
-        return [Timing(e.operation, e.part, span) for e, span in zip(entries, spans, strict=True)]
+        timings = [Timing(e.operation, e.part, span) for e, span in zip(entries, spans, strict=True)]
+        return [Timing("input", "input", taken), *timings, Timing("output", "output", returned)]
 
     def forget(self) -> None:
         """Make the next frame the first of a new clip; the memory stays for it."""
