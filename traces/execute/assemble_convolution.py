@@ -196,4 +196,5 @@ ACTIVATE_IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
     "relu": torch.relu_,
     "silu": lambda x: functional.silu(x, inplace=True),
+    "sigmoid": torch.sigmoid_,
 }

@@ -30,9 +30,6 @@ from skipsim.traces.execute.graph import (
 def assemble_sum(assembler: Assembler, operation: Sum) -> None:
     """y = act(sum of weighted, upsampled maps), where any of them changed."""
     shape = assembler.graph.shapes[operation.output]
-    if operation.activation == "sigmoid":
-        _assemble_whole(assembler, operation, torch.sigmoid)
-        return
     change = assembler.union([(s, f) for s, f in zip(operation.sources, operation.factors, strict=True)], shape)
     terms = zip(operation.sources, operation.factors, operation.scales, strict=True)
     sources = [kernels.Source(assembler.maps[source], up=up, weight=scale) for source, up, scale in terms]
@@ -103,7 +100,28 @@ def assemble_pool(assembler: Assembler, operation: Pool) -> None:
 
 
 def assemble_resize(assembler: Assembler, operation: Resize) -> None:
-    """Bilinear interpolation of the whole map."""
+    """Bilinear interpolation; sparse where every pixel becomes a whole number of pixels.
+
+    What belongs to pixel r then reads r - 1 to r + 1: a change reaches its own cell and the ones around it.
+    """
+    size, shape = assembler.graph.shapes[operation.source], assembler.graph.shapes[operation.output]
+    if shape.rows % size.rows or shape.cols % size.cols:
+        _assemble_whole_resize(assembler, operation)
+        return
+    around = kernels.Convolution(1, 1, kernel=(3, 3), padding=(1, 1, 1, 1))
+    source, cell = assembler.changes[operation.source], (shape.rows // size.rows, shape.cols // size.cols)
+    reached = assembler.reached(source.mask, source.block, around, size, size, PIXEL)
+    change = assembler.listed(reached, cell, shape)
+    x, y = assembler.maps[operation.source], assembler.maps[operation.output]
+    assembler.emit(
+        kernels.resize_bilinear(y, x, change.active, operation.align_corners),
+        "combine",
+        reference=kernels.resize_bilinear(y, x, assembler.full(shape), operation.align_corners),
+    )
+    assembler.changes[operation.output] = change
+
+
+def _assemble_whole_resize(assembler: Assembler, operation: Resize) -> None:
     shape = assembler.graph.shapes[operation.output]
     scales = [scale or None for scale in operation.scales]
 
@@ -124,8 +142,14 @@ def assemble_pad(assembler: Assembler, operation: Pad) -> None:
 
 
 def assemble_concatenate(assembler: Assembler, operation: Concatenate) -> None:
-    """Maps one after the other along the channels."""
-    _assemble_whole(assembler, operation, lambda *maps: torch.cat(maps, 1))
+    """Maps one after the other along the channels, each copied where it changed itself."""
+    shape, y, first = assembler.graph.shapes[operation.output], assembler.maps[operation.output], 0
+    for source in operation.sources:
+        term = [kernels.Source(assembler.maps[source])]
+        copy = kernels.combine(y, term, assembler.changes[source].active, first_channel=first)
+        assembler.emit(copy, "combine", reference=kernels.combine(y, term, assembler.full(shape), first_channel=first))
+        first += assembler.graph.shapes[source].channels
+    assembler.changes[operation.output] = assembler.union([(source, PIXEL) for source in operation.sources], shape)
 
 
 def assemble_torch_call(assembler: Assembler, operation: TorchCall) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class RunningLayer:
     change: Change
     gate: Step | None = None
 
-    @property
+    @cached_property
     def layer(self) -> Layer:
         """Return the geometry with the block and the kind of gate that it runs with."""
         return replace(blocked(self.operation, self.change.block), gate=KINDS[type(self.decision)])

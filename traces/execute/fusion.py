@@ -62,7 +62,7 @@ def _fold_scaling(maker: Operation, operation: Operation) -> Operation | None:
         scale, shift, activation = operation.scale.double(), operation.shift.double(), operation.activation  # type: ignore[assignment]
     else:
         return None
-    if getattr(maker, "activation", None) != "none" or activation == "sigmoid":
+    if getattr(maker, "activation", None) != "none":
         return None
     if isinstance(maker, Convolution):
         factor = scale if isinstance(scale, float) else scale.reshape(-1, 1, 1, 1)
@@ -87,7 +87,7 @@ def _inline_sum(maker: Operation, operation: Operation) -> Operation | None:
     """Replace a source that is itself a sum by its terms."""
     if not isinstance(maker, Sum) or not isinstance(operation, Sum):
         return None
-    if maker.activation != "none" or operation.activation == "sigmoid":
+    if maker.activation != "none":
         return None
     place = operation.sources.index(maker.output)
     scale, factor = operation.scales[place], operation.factors[place]

@@ -16,7 +16,7 @@ from skipsim.hwmodels.kernels import Program, Step
 from skipsim.traces.execute.assemble_convolution import assemble_convolution
 from skipsim.traces.execute.assemble_maps import ASSEMBLE
 from skipsim.traces.execute.assembly import PIXEL, Action, Assembler, Entry, empty_grid
-from skipsim.traces.execute.decision import Dense, Follow
+from skipsim.traces.execute.decision import Dense, Follow, Shared
 from skipsim.traces.execute.graph import Convolution, Reference
 
 
@@ -45,6 +45,11 @@ class Running:
                 assemble_convolution(assembler, operation)
             else:
                 ASSEMBLE[type(operation)](assembler, operation)
+        self._imposed = [
+            (each.layer.key, each.change.mask)
+            for each in assembler.layers
+            if not isinstance(each.decision, Dense | Follow | Shared)
+        ]
         self.frame = _grouped(assembler.frame)
         self.reference_frame = _grouped(assembler.reference_frame)
 
@@ -62,19 +67,15 @@ class Running:
 
     def impose(self, masks: Mapping[tuple[str, int], NDArray[np.bool_]]) -> None:
         """Set the masks of the gated layers for the frame to come."""
-        for each in self.assembler.layers:
-            if isinstance(each.decision, Dense | Follow):
-                continue
-            layer = each.layer
-            if layer.key not in masks:
-                raise InputError(f"replay: no mask for layer {layer.name!r}, call {layer.call}")
-            mask = masks[layer.key]
-            if mask.shape != each.change.mask.shape:
+        for key, target in self._imposed:
+            mask = masks.get(key)
+            if mask is None or mask.shape != target.shape:
+                got = "none" if mask is None else list(mask.shape)
                 raise InputError(
-                    f"replay: mask of layer {layer.name!r} must have one entry per block, "
-                    f"{list(each.change.mask.shape)}, got {list(mask.shape)}"
+                    f"replay: mask of layer {key[0]!r}, call {key[1]}, must have one entry per block, "
+                    f"{list(target.shape)}, got {got}"
                 )
-            each.change.mask[...] = mask
+            target[...] = mask
 
     def outputs(self) -> Any:
         """Return copies of what the network returns, arranged as it arranges them; maps lie channels last in memory."""
