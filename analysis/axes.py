@@ -10,16 +10,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
 from skipsim.errors import nearest
 from skipsim.traces.layer import Layer
+from skipsim.traces.per_layer import value_for
 
 RANGE_KEYS = ("from", "to", "steps", "log")
 FINE_STEPS = 101  # values of a range without steps, which only a search may have
-DEFAULT = "default"
+REST = "*"
 
 AxisValue = bool | int | float | str
 Block = tuple[int, int]
@@ -27,19 +27,19 @@ Block = tuple[int, int]
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """The blocks of a network: `default`, and others for the groups of layers that a pattern names, first match first.
-
-    A pattern is a module's name, with * for any letters, or the size of the layer's output map, "ROWSxCOLS".
-    """
+    """The blocks of a network: `default`, and others for groups of layers, by the keys of traces/per_layer.py."""
 
     default: Block
     groups: tuple[tuple[str, Block], ...] = ()
 
     def block_of(self, layer: Layer) -> Block:
         """Return the block of a layer."""
-        size = size_text((layer.out_rows, layer.out_cols))
-        found = (block for pattern, block in self.groups if pattern == size or fnmatchcase(layer.name, pattern))
-        return next(found, self.default)
+        block: Block = value_for(dict([*self.groups, (REST, self.default)]), layer, "block")
+        return block
+
+    def setting(self) -> Block | dict[str, Block]:
+        """Return what a gate takes as its block."""
+        return dict([*self.groups, (REST, self.default)]) if self.groups else self.default
 
     def __str__(self) -> str:
         return ", ".join([size_text(self.default), *(f"{name}: {size_text(block)}" for name, block in self.groups)])
@@ -57,8 +57,7 @@ class BlockAxes:
     def plan(self, blocks: Sequence[Block]) -> BlockPlan:
         """Return the plan of one block per group."""
         chosen = dict(zip((name for name, _ in self.groups), blocks, strict=True))
-        default = chosen.pop(DEFAULT, (1, 1))
-        return BlockPlan(default, tuple(chosen.items()))
+        return BlockPlan(chosen.pop(REST), tuple(chosen.items()))
 
     def plans(self) -> Iterator[BlockPlan]:
         """Return every combination."""
@@ -92,7 +91,7 @@ def read_numbers(value: Any, *, fine: bool = False) -> tuple[Any, ...]:
 def read_blocks(value: Any) -> tuple[BlockAxes, ...]:
     """Read an axis of blocks: 4, "2x8" and [2, 8] are blocks; a table names axes of groups of layers.
 
-    {default = [4, 8], "stage4.*" = [1, 2]} are four plans. A table may also stand in a list, beside single blocks.
+    {"stage4.*" = [1, 2], "*" = [4, 8]} are four plans. A table may also stand in a list, beside single blocks.
     """
     entries = [value] if isinstance(value, Mapping) and not is_range(value) else read_axis(value)
     single = tuple(dict.fromkeys(_pair(entry) for entry in entries if not isinstance(entry, Mapping)))
@@ -101,9 +100,11 @@ def read_blocks(value: Any) -> tuple[BlockAxes, ...]:
         BlockAxes(tuple((name, tuple(dict.fromkeys(map(_pair, read_axis(axis))))) for name, axis in table.items()))
         for table in tables
     ]
-    if any(not blocks for axes in grouped for _, blocks in axes.groups) or not all(tables):
-        raise ValueError("a table of groups needs at least one group, and every group at least one block")
-    return (*([BlockAxes(((DEFAULT, single),))] if single else []), *grouped)
+    if not all(REST in table for table in tables):
+        raise ValueError("a table of blocks by layer needs '*', for all other layers")
+    if any(not blocks for axes in grouped for _, blocks in axes.groups):
+        raise ValueError("every group of layers needs at least one block")
+    return (*([BlockAxes(((REST, single),))] if single else []), *grouped)
 
 
 def read_tiles(value: Any) -> tuple[str, ...]:

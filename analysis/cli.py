@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from skipsim import __version__
-from skipsim.analysis.cli_finished import plot, recommend, report
+from skipsim.analysis.cli_finished import compare, plot, recommend, report
 from skipsim.analysis.cli_networks import record, train
 from skipsim.analysis.conventions import (
     AS_JSON,
     CommandLine,
     complain,
+    complete_machine,
     example,
     print_json,
     read_settings,
@@ -30,7 +30,13 @@ from skipsim.errors import InputError
 if TYPE_CHECKING:
     from skipsim.hwmodels.hardware import Hardware
 
-HARDWARE = click.option("--hardware", required=True, metavar="NAME|FILE", help="A machine's name, or its .toml file.")
+HARDWARE = click.option(
+    "--hardware",
+    required=True,
+    metavar="NAME|FILE",
+    help="A machine's name, or its .toml file.",
+    shell_complete=complete_machine,
+)
 SET = click.option(
     "--set",
     "settings",
@@ -88,7 +94,7 @@ def trace() -> None:
 
 
 @trace.command(epilog=example("skipsim trace info pan.trace"))
-@click.argument("path", metavar="TRACE")
+@click.argument("path", metavar="TRACE", type=click.Path())
 @AS_JSON
 def info(path: str, as_json: bool) -> None:
     """Say what is in a trace.
@@ -106,7 +112,7 @@ def info(path: str, as_json: bool) -> None:
 
 
 @trace.command(epilog=example("skipsim trace check pan.trace"))
-@click.argument("path", metavar="TRACE")
+@click.argument("path", metavar="TRACE", type=click.Path())
 @AS_JSON
 def check(path: str, as_json: bool) -> None:
     """Compare a trace with its checksums; exit code 2: damaged."""
@@ -122,7 +128,7 @@ def check(path: str, as_json: bool) -> None:
 
 
 @trace.command(epilog=example("skipsim trace masks pan.trace -o masks.png --video pose:2000000:pan"))
-@click.argument("path", metavar="TRACE")
+@click.argument("path", metavar="TRACE", type=click.Path())
 @click.option("-o", "--out", default="masks.png", show_default=True, type=click.Path(path_type=Path), help="Picture.")
 @click.option("--video", help="The clip that was recorded, to lay the masks over its frames.")
 @click.option("--layer", "layers", multiple=True, help="A layer by name; may be repeated. Default: one per map size.")
@@ -198,7 +204,7 @@ def check_machine(file: str, as_json: bool) -> None:
         "skipsim simulate resnet.csv --hardware my.toml --set dram.bytes_per_cycle=8 --json",
     )
 )
-@click.argument("path", metavar="TRACE|TOPOLOGY")
+@click.argument("path", metavar="TRACE|TOPOLOGY", type=click.Path())
 @HARDWARE
 @SET
 @click.option(
@@ -254,37 +260,37 @@ def simulate(
 @click.argument("study", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder; default: the study's name without .toml.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be recorded and simulated.")
+@click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler, tcp://HOST:PORT; its workers share these files.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be recorded and simulated, and how long.")
 @AS_JSON
-def sweep(study: Path, out: Path | None, workers: int | None, dry_run: bool, as_json: bool) -> None:
+def sweep(
+    study: Path, out: Path | None, workers: int | None, cluster: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Run a study, or what is missing of it.
 
     Kill it whenever you like; the same command goes on. Exit code 1 if a run failed; its row says why.
     """
-    from skipsim.analysis.sweep import pending
+    from skipsim.analysis.dry_run import dry_run as dry_run_of
+    from skipsim.analysis.loops import describe_gaps
     from skipsim.analysis.sweep import sweep as run
 
     out = out or study.with_suffix("")
     if dry_run:
-        plan = pending(study, out)
-        if as_json:
-            print_json(asdict(plan))
-        else:
-            click.echo(
-                f"{plan.rows} rows; to do: {plan.missing_recordings} of {plan.recordings} recordings, "
-                f"{plan.missing_simulations} simulations; nothing was written"
-            )
+        found = dry_run_of(study, out, workers)
+        print_json(found.to_dict()) if as_json else click.echo(found.words())
         return
-    table = run(study, out, workers)
+    table = run(study, out, workers, cluster=cluster)
     failed = table[table["error"] != ""]
     if as_json:
         print_json(table.astype(object).where(table.notna(), None).to_dict("records"))
     else:
-        click.echo(f"{len(table) - len(failed)} results in {out}\n\nnext: skipsim plot {out}")
+        gaps = describe_gaps(table)
+        said = f"{len(table) - len(failed)} results in {out}" + (f"\n{gaps}" if gaps else "")
+        click.echo(f"{said}\n\nnext: skipsim plot {out}")
     if len(failed):
         complain(f"{len(failed)} of {len(table)} runs failed, the first: {failed['error'].iloc[0]}")
         sys.exit(1)
 
 
-for command in (plot, report, recommend):
+for command in (plot, report, recommend, compare):
     main.add_command(command)

@@ -76,3 +76,18 @@ def recommend(directory: Path, hardware: str, as_json: bool, **options: Any) -> 
         print_json(found.to_dict())
     else:
         click.echo(found.words())
+
+
+@click.command(epilog=example("skipsim compare study-before study-after"))
+@click.argument("before", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("after", metavar="DIR", type=click.Path(path_type=Path))
+@AS_JSON
+def compare(before: Path, after: Path, as_json: bool) -> None:
+    """Compare two studies row by row: what changed, and by how much.
+
+    Rows belong together if the same thing was recorded and simulated, with whichever version of skipsim.
+    """
+    from skipsim.analysis.compare import compare as run
+
+    found = run(before, after)
+    print_json(found.to_dict()) if as_json else click.echo(found.words())

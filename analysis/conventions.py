@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from skipsim.errors import InputError
 from skipsim.traces.per_layer import read_table
@@ -137,6 +138,14 @@ def working(what: str) -> Iterator[None]:
     finally:
         timer.cancel()
         status.stop()
+
+
+def complete_machine(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Offer the shell the names of the catalogue, and files."""
+    from skipsim.hwmodels.hardware import machines
+
+    named = [CompletionItem(name) for name in machines() if name.startswith(typed)]
+    return named or [CompletionItem(typed, type="file")]
 
 
 def example(*lines: str) -> str:

@@ -7,7 +7,6 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ import pandas as pd
 
 from skipsim.analysis.axes import SINGLE_PIXELS, BlockPlan
 from skipsim.analysis.constraints import violations
+from skipsim.analysis.keys import job_key
 from skipsim.analysis.pareto import on_front
 from skipsim.analysis.recordings import RecordingTask, check_inputs, is_recorded, task_of
 from skipsim.analysis.results import make_table, recording_columns, trace_columns
+from skipsim.analysis.search import Trial
 from skipsim.analysis.store import check_store
 from skipsim.analysis.study import RecordingChoice, SimulationChoice, Study, load_study
 from skipsim.errors import InputError
-from skipsim.hwmodels.hardware import Hardware
-from skipsim.simulator.tiles import MODEL_VERSION
 from skipsim.traces.trace import load_trace
 
 STUDY = "study.toml"
@@ -31,13 +30,13 @@ STORE = "results.sqlite"
 
 @dataclass(frozen=True)
 class Job:
-    """One simulation: a trace, a machine, a tile; `key` is a hash of their content and of the model's version."""
+    """One simulation: a trace, on what; `key` is a hash of their content and of the model's version."""
 
     key: str
     trace: Path
     trace_hash: str
-    hardware: Hardware
-    tile: str
+    frames: int
+    simulation: SimulationChoice
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study that is to be run in a folder: its recordings in the order of their axes, what each is simulated on."""
+    """What is to be run in a folder: recordings, and what each is simulated on, row by row of the table.
+
+    `runs` are the rows, in order: the number of a source, and a simulation of it.
+    """
 
     study: Study
     directory: Path
     sources: tuple[Source, ...]
-    simulations: tuple[SimulationChoice, ...]
+    runs: tuple[tuple[int, SimulationChoice], ...]
 
     def missing_recordings(self) -> dict[Path, RecordingTask]:
         """Return what has yet to be recorded, by the path that it will have."""
@@ -89,51 +91,65 @@ class Plan:
         ]
 
     def recorded(self, failures: Mapping[Path, str]) -> list[Recorded]:
-        """Open every recording, in order; `failures` are the reasons of those that failed, by path."""
+        """Open every source, in order; `failures` are the reasons of those that failed, by path."""
         opened: dict[Path, Recorded] = {}
         return [_recorded(self.study, source, failures, opened) for source in self.sources]
 
-    def jobs(self, recorded: Sequence[Recorded]) -> list[Job]:
+    def keys(self, recorded: Sequence[Recorded]) -> list[str]:
+        """Return the job key of every run; "" where there is no recording."""
+        return [
+            "" if recorded[number].error else job_key(recorded[number].trace_hash, choice.machine, choice.tile)
+            for number, choice in self.runs
+        ]
+
+    def jobs(self, recorded: Sequence[Recorded], keys: Sequence[str]) -> list[Job]:
         """Return every simulation once, also where recordings gave the same masks or machines the same numbers."""
         jobs: dict[str, Job] = {}
-        for one in recorded:
-            if not one.error:
-                for choice, machine in zip(self.simulations, self._machines, strict=True):
-                    key = job_key(one.trace_hash, machine, choice.tile)
-                    if key not in jobs:
-                        jobs[key] = Job(key, one.path.absolute(), one.trace_hash, choice.hardware, choice.tile)
+        for key, (number, choice) in zip(keys, self.runs, strict=True):
+            if key and key not in jobs:
+                one = recorded[number]
+                jobs[key] = Job(key, one.path.absolute(), one.trace_hash, one.columns["frames"], choice)
         return list(jobs.values())
 
-    def table(self, recorded: Sequence[Recorded], outcome_of: Callable[[str], Mapping[str, Any]]) -> pd.DataFrame:
-        """Make the results table, one row per recording and simulation in order; outcomes are asked for by key."""
-        table = make_table(self._rows(recorded, outcome_of), self.study.simulation.overrides)
+    def table(
+        self, recorded: Sequence[Recorded], keys: Sequence[str], outcome_of: Callable[[str], Mapping[str, Any]]
+    ) -> pd.DataFrame:
+        """Make the results table, one row per run in order; outcomes are asked for by key."""
+        table = make_table(self._rows(recorded, keys, outcome_of), self.study.simulation.overrides)
         table["violates"] = violations(table, self.study.late_constraints)
         table["on_front"] = on_front(table, self.study.objectives)
         return table
 
     def _rows(
-        self, recorded: Sequence[Recorded], outcome_of: Callable[[str], Mapping[str, Any]]
+        self, recorded: Sequence[Recorded], keys: Sequence[str], outcome_of: Callable[[str], Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
-        labels = [choice.columns() for choice in self.simulations]
-        for one in recorded:
-            for label, choice, machine in zip(labels, self.simulations, self._machines, strict=True):
-                key = "" if one.error else job_key(one.trace_hash, machine, choice.tile)
-                outcome = {"error": one.error} if one.error else outcome_of(key)
-                yield {**one.columns, **label, "job_key": key, **outcome}
-
-    @cached_property
-    def _machines(self) -> list[str]:
-        return [machine_text(choice.hardware) for choice in self.simulations]
+        for key, (number, choice) in zip(keys, self.runs, strict=True):
+            one = recorded[number]
+            outcome = outcome_of(key) if key else {"error": one.error}
+            yield {**one.columns, **choice.columns(), "job_key": key, **outcome}
 
 
 def make_plan(study: str | Path, out: str | Path) -> Plan:
-    """Read a study and check it and the folder, without writing anything; whatever is wrong is an InputError."""
+    """Read a study and check it and the folder, without writing anything; whatever is wrong is an InputError.
+
+    A study with [search] has no runs yet, but all its sources: what it may record.
+    """
     chosen, directory = load_study(study), Path(out)
     simulations = chosen.simulation_choices()
-    sources = [source_of(chosen, directory, choice) for choice in chosen.recording_choices()]
-    check_sources(sources)
-    check_folder(chosen, directory)
-    return Plan(chosen, directory, tuple(sources), tuple(simulations))
+    sources = [source_of(chosen, directory.absolute(), choice) for choice in chosen.recording_choices()]
+    _check_sources(sources)
+    _check_folder(chosen, directory)
+    runs = [] if chosen.search else [(number, choice) for number in range(len(sources)) for choice in simulations]
+    return Plan(chosen, directory.absolute(), tuple(sources), tuple(runs))
+
+
+def plan_of(study: Study, directory: Path, trials: Iterable[Trial]) -> Plan:
+    """Return the plan that runs some combinations of a study, a row for every clip of each."""
+    numbers: dict[RecordingChoice, int] = {}
+    runs = [
+        (numbers.setdefault(choice, len(numbers)), trial.simulation) for trial in trials for choice in trial.recordings
+    ]
+    return Plan(study, directory, tuple(source_of(study, directory, choice) for choice in numbers), tuple(runs))
 
 
 def source_of(study: Study, directory: Path, choice: RecordingChoice) -> Source:
@@ -149,7 +165,7 @@ def source_of(study: Study, directory: Path, choice: RecordingChoice) -> Source:
     return Source(choice, task, recording, directory / "traces" / f"{key}.trace")
 
 
-def check_sources(sources: Iterable[Source]) -> None:
+def _check_sources(sources: Iterable[Source]) -> None:
     """Check, without torch, that existing traces are whole and that networks and clips to be recorded exist."""
     seen = set()
     for source in sources:
@@ -158,21 +174,6 @@ def check_sources(sources: Iterable[Source]) -> None:
         if source.task and (source.task.network, source.task.clip) not in seen:
             check_inputs(source.task)
             seen.add((source.task.network, source.task.clip))
-
-
-def machine_text(hardware: Hardware) -> str:
-    """Return a machine's numbers as one text; its name and sources change no result and are left out."""
-    numbers = {
-        key: {name: entry for name, entry in value.items() if name != "source"} if isinstance(value, dict) else value
-        for key, value in hardware.model_dump().items()
-        if key not in ("name", "source") and value is not None
-    }
-    return json.dumps(numbers, sort_keys=True)
-
-
-def job_key(trace_hash: str, machine: str, tile: str) -> str:
-    """Return the hash that names a simulation: of the trace's content, `machine_text`, tile and model version."""
-    return hashlib.sha256(json.dumps([trace_hash, machine, tile, MODEL_VERSION]).encode()).hexdigest()
 
 
 def _recorded(study: Study, source: Source, failures: Mapping[Path, str], opened: dict[Path, Recorded]) -> Recorded:
@@ -186,7 +187,7 @@ def _recorded(study: Study, source: Source, failures: Mapping[Path, str], opened
     return Recorded(opened[source.path].columns | columns, source.path)
 
 
-def check_folder(study: Study, directory: Path) -> None:
+def _check_folder(study: Study, directory: Path) -> None:
     """Check that a folder is new, empty, or that of this study and this version."""
     if directory.exists() and not directory.is_dir():
         raise InputError(f"results folder {directory}: not a folder")

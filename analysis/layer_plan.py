@@ -333,7 +333,7 @@ def _record(directory: Path, network: str, choices: Sequence[Choice], workers: i
     batches = [[(task, path)] for path, task in missing.items()]
     for batch, results in in_processes(record_traces, batches, workers, ahead=1):
         pairs = zip(batch, results, strict=True)
-        failed |= {path for (_, path), reason in pairs if isinstance(reason, WorkerDied) or reason}
+        failed |= {path for (_, path), result in pairs if isinstance(result, WorkerDied) or result[0]}
     return [[] if failed & set(own) else [load_trace(path) for path in own] for own in paths]
 
 
@@ -348,8 +348,7 @@ def _task(task: RecordingTask, choice: Choice) -> RecordingTask:
         update=str(update),
         reset_every=int(reset_every),
         threshold=float(threshold),
-        block=most,
-        groups=tuple((size, block) for size, block in blocks.items() if block != most),
+        block={**blocks, "*": most} if len(set(blocks.values())) > 1 else most,
     )
 
 

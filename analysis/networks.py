@@ -31,7 +31,7 @@ def build_network(name: str, weights: str | Path | None = None, folder: str | Pa
     if ":" not in name:
         return models.network(name, weights=models.SHIPPED if weights is None else weights)
     module_name, _, factory = name.partition(":")
-    with _searching(folder):
+    with _searching(folder), _forgetting(module_name):
         try:
             make = getattr(importlib.import_module(module_name), factory, None)
         except ModuleNotFoundError as error:
@@ -59,6 +59,21 @@ def module_file(name: str, folder: str | Path) -> Path | None:
         except (ImportError, ValueError):
             return None
     return Path(found.origin) if found and found.origin else None
+
+
+@contextmanager
+def _forgetting(module: str) -> Iterator[None]:
+    """Forget a module's package if it is imported inside, so that a process that lives on reads it anew next time.
+
+    Otherwise a file that was changed, or one of the same name in another folder, would be recorded as the old one.
+    """
+    package, known = module.partition(".")[0], set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - known:
+            if name.partition(".")[0] == package:
+                del sys.modules[name]
 
 
 @contextmanager

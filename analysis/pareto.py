@@ -63,3 +63,22 @@ def on_front(table: pd.DataFrame, objectives: Sequence[str]) -> NDArray[np.int64
         front = pareto_front(means, minimise=best[0], maximise=best[1])
         marks[rows.index] = front[grouped.ngroup()]
     return marks
+
+
+def hypervolume(points: NDArray[np.float64], reference: Sequence[float]) -> float:
+    """Return the volume of the box below `reference` that the points dominate; every column is to be minimised.
+
+    By slicing along the last column: exact, and fast enough for fronts of a few hundred points in up to four columns.
+    """
+    inside = points[(points < np.asarray(reference)).all(axis=1)]
+    if not len(inside):
+        return 0.0
+    if inside.shape[1] == 1:
+        return float(reference[0] - inside.min())
+    order = inside[np.argsort(inside[:, -1], kind="stable")]
+    heights = np.diff(np.append(order[:, -1], reference[-1]))
+    return sum(
+        float(height) * hypervolume(order[: count + 1, :-1], reference[:-1])
+        for count, height in enumerate(heights)
+        if height > 0
+    )

@@ -12,13 +12,14 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from skipsim import __version__
-from skipsim.analysis.axes import BlockPlan
+from skipsim.analysis.axes import Block, BlockPlan
 from skipsim.analysis.clips import load_clip
 from skipsim.analysis.labels import quality_of
 from skipsim.analysis.networks import build_network, check_network_name, module_file
@@ -40,17 +41,17 @@ class RecordingTask:
     size: tuple[int, int] | None
     gate: str
     threshold: float
-    block: tuple[int, int]
+    block: Block | dict[str, Block]  # of all layers, or by group of layers
     update: str
     reset_every: int
+    share: str | None
     folder: str  # where the user's own modules are looked for
-    groups: tuple[tuple[str, tuple[int, int]], ...] = ()  # layers whose blocks are others
 
     def content(self) -> dict[str, Any]:
         """Return what the recording depends on, files by the hash of their content."""
         return asdict(self) | {
             "folder": None,
-            "groups": self.groups,
+            "block": list(self.block.items()) if isinstance(self.block, dict) else self.block,  # first match first
             "network": [self.network, _network_hash(self.network, self.folder)],
             "weights": self.weights and hash_files(Path(self.weights)),
             "clip": hash_files(Path(self.clip)) if Path(self.clip).exists() else self.clip,
@@ -75,11 +76,11 @@ def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
         size=axes.size or ((model.rows, model.cols) if model else None),
         gate=choice.gate,
         threshold=choice.threshold,
-        block=choice.block.default if choice.loop == "closed" else (1, 1),
+        block=choice.block.setting() if choice.loop == "closed" else (1, 1),
         update=choice.update,
         reset_every=choice.reset_every,
+        share=choice.share or None,
         folder=str(study.folder.absolute()),
-        groups=choice.block.groups if choice.loop == "closed" else (),
     )
 
 
@@ -93,41 +94,46 @@ def check_inputs(task: RecordingTask) -> None:
 
 def check_networks(tasks: Sequence[RecordingTask]) -> list[None]:
     """Build every network and gate of the tasks once, which imports torch: for a process of its own."""
-    for network, weights, folder in dict.fromkeys((task.network, task.weights, task.folder) for task in tasks):
-        build_network(network, weights, folder)
+    models: dict[Any, Any] = {}
     for task in tasks:
-        _gate(task)
+        source = (task.network, task.weights, task.folder)
+        if source not in models:
+            models[source] = build_network(*source)
+        _gate(task, models[source])
     return [None] * len(tasks)
 
 
-def record_traces(tasks: Sequence[tuple[RecordingTask, Path]]) -> list[str]:
-    """Record tasks into their paths; each gives "", or the reason of its failure."""
-    reasons = []
+def record_traces(tasks: Sequence[tuple[RecordingTask, Path]]) -> list[tuple[str, float]]:
+    """Record tasks into their paths; each gives "" or the reason of its failure, and the seconds it took."""
+    results = []
     for task, path in tasks:
+        start, reason = time.perf_counter(), ""
         try:
             record_trace(task, path)
-            reasons.append("")
         except InputError as error:
-            reasons.append(str(error))
+            reason = str(error)
         except Exception as error:  # whatever went wrong, it costs this recording and not the study
-            reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return reasons
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        results.append((reason, time.perf_counter() - start))
+    return results
 
 
 def record_trace(task: RecordingTask, path: Path) -> None:
     """Record one task into `path`, for a process of its own; whole or not at all, whoever else is recording it."""
+    from skipsim.traces.convert import convert
     from skipsim.traces.record import record
 
     clip = load_clip(task.clip, task.frames, task.size)
     model = build_network(task.network, task.weights, task.folder)
 
+    gated = convert(
+        model, _gate(task, model), update=task.update, reset_every=task.reset_every or None, share=task.share
+    )
+
     def write(unfinished: Path) -> None:
         record(
-            model,
+            gated,
             clip.frames,
-            _gate(task),
-            update=task.update,
-            reset_every=task.reset_every or None,
             cuts=clip.cuts,
             out=unfinished,
             quality=quality_of(clip, model),
@@ -180,11 +186,18 @@ def hash_files(path: Path) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def _gate(task: RecordingTask) -> Any:
+def _gate(task: RecordingTask, model: Any) -> Any:
+    """Make the gate of a task; trained gates come from the weights file, together with the network's own tensors."""
+    if task.gate == "gumbel":
+        from skipsim.traces.gumbel import load_gumbel
+
+        if task.weights is None:
+            raise InputError("gate 'gumbel': needs weights, trained with: skipsim train NETWORK --gate gumbel")
+        return load_gumbel(model, task.weights, block=task.block, threshold=task.threshold)
     from skipsim.traces.gates import make_gate
 
-    block = {**dict(task.groups), "*": task.block} if task.groups else task.block
-    return make_gate(task.gate, threshold=task.threshold, block=block)
+    threshold = {} if task.gate == "hold" else {"threshold": task.threshold}
+    return make_gate(task.gate, block=task.block, **threshold)
 
 
 def _network_hash(name: str, folder: str) -> str:

@@ -12,11 +12,14 @@ network beats this one in every objective of the study.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import fastparquet
+import numpy as np
 import pandas as pd
 
 from skipsim.atomic import replacing
@@ -41,6 +44,7 @@ RECORDING_COLUMNS = {
     "update": "text",
     "reset_every": "whole",
     "loop": "text",
+    "share": "text",
 }
 SIMULATION_COLUMNS = {"hardware": "text", "tile": "text"}  # then one column per dotted hardware key of the study
 TRACE_COLUMNS = {
@@ -152,6 +156,7 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
         "update": trace.update,
         "reset_every": trace.origin.get("reset_every") or 0,
         "loop": "closed" if kind == "recorded" else kind,
+        "share": str(trace.origin.get("share", "")).replace("layer", ""),
     }
 
 
@@ -165,18 +170,25 @@ def block_columns(block: tuple[int, int] | None, text: str = "mixed") -> dict[st
 def make_table(rows: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()) -> pd.DataFrame:
     """Make the table: columns in their order, types that do not depend on which rows failed."""
     names = [*RECORDING_COLUMNS, *SIMULATION_COLUMNS, *overrides, *TRACE_COLUMNS, *OUTCOME_COLUMNS, *KEY_COLUMNS]
-    lists: dict[str, list[Any]] = {name: [] for name in names}
+    lists: dict[str, Any] = {name: array("d") if COLUMNS.get(name) == "real" else [] for name in names}
     for row in rows:  # one at a time: a row as a dictionary takes ten times the room
         row = {"model_version": MODEL_VERSION, "error": "", **row}
         for name, values in lists.items():
-            values.append(row.get(name))
-    columns: dict[str, Any] = {}
-    for name, values in lists.items():
-        kind = COLUMNS.get(name) or _kind(values)
-        missing: Any = {"text": "", "whole": pd.NA, "real": math.nan}[kind]
-        values = [missing if value is None else value for value in values]
-        columns[name] = pd.Series([str(value) for value in values] if kind == "text" else values, dtype=DTYPES[kind])
-    return pd.DataFrame(columns)
+            value = row.get(name)
+            values.append(math.nan if value is None and COLUMNS.get(name) == "real" else value)
+    return pd.DataFrame({name: _column(name, lists.pop(name)) for name in names})
+
+
+def _column(name: str, values: Any) -> pd.Series[Any]:
+    kind = COLUMNS.get(name) or _kind(values)
+    if kind == "text":
+        cells: Any = [intern(str("" if value is None else value)) for value in values]
+    elif kind == "whole":
+        cells = [pd.NA if value is None else value for value in values]
+    else:
+        cells = np.array([math.nan if value is None else value for value in values], np.float64)
+    column: pd.Series[Any] = pd.Series(cells, dtype=DTYPES[kind])
+    return column
 
 
 def _kind(values: list[Any]) -> str:
@@ -206,6 +218,9 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         table: pd.DataFrame = fastparquet.ParquetFile(str(file)).to_pandas()
     except Exception as error:  # fastparquet raises whatever it stumbles over
         raise InputError(f"{file}: not a readable table: {type(error).__name__}: {error}") from None
+    for name in ("share", "violates", "on_front"):  # what results of older versions do not have
+        if name not in table:
+            table[name] = "" if COLUMNS[name] == "text" else pd.NA
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise InputError(f"{file}: not the table of a sweep: column {missing[0]!r} is missing")

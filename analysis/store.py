@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,15 +19,33 @@ APPLICATION_ID = 0x534B4950  # "SKIP": tells the file from other SQLite files
 FINISHED = "SELECT job_key FROM simulations WHERE json_extract(outcome, '$.error') IS NULL"
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What some runs took: how many, over how many frames together, and seconds of one core."""
+
+    runs: int
+    frames: int
+    seconds: float
+
+
 class Store:
-    """Outcomes by job key, one row each; what `add` was given is on disk when it returns."""
+    """Outcomes by job key, one row each.
+
+    What `add` was given survives the death of the process; a power cut may cost the latest rows, never the file.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = sqlite3.connect(path, timeout=60)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        with self._connection:
+        with self._writing():
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")  # no wait for the disk; a kill loses nothing
+        with self._writing(), self._connection:
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS simulations (job_key TEXT PRIMARY KEY, outcome TEXT NOT NULL) WITHOUT ROWID"
+            )
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS spent (kind TEXT PRIMARY KEY, runs INTEGER, frames INTEGER, seconds REAL)"
             )
             self._connection.execute(f"PRAGMA user_version = {MODEL_VERSION}")
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -38,14 +57,32 @@ class Store:
     def add(self, outcomes: Mapping[str, Mapping[str, Any]]) -> None:
         """Write outcomes, in the place of earlier ones of the same key."""
         rows = [(key, json.dumps(outcome, sort_keys=True, allow_nan=False)) for key, outcome in outcomes.items()]
-        with self._connection:
+        with self._writing(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO simulations VALUES (?, ?)", rows)
+
+    def spend(self, kind: str, spent: Spent) -> None:
+        """Note what runs of a kind have taken, beside what was noted before."""
+        with self._writing(), self._connection:
+            self._connection.execute(
+                "INSERT INTO spent VALUES (?, ?, ?, ?) ON CONFLICT (kind) DO UPDATE SET runs = runs + excluded.runs, "
+                "frames = frames + excluded.frames, seconds = seconds + excluded.seconds",
+                (kind, spent.runs, spent.frames, spent.seconds),
+            )
 
     def outcome(self, key: str) -> dict[str, Any]:
         """Return the outcome of a job that has been added."""
         (text,) = self._connection.execute("SELECT outcome FROM simulations WHERE job_key = ?", (key,)).fetchone()
         outcome: dict[str, Any] = json.loads(text)
         return outcome
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the disk has against writing, such as being full, into an OSError that says what to do."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            rule = "finished rows are kept; make room and start the study again"
+            raise OSError(f"{self._path}: {error}; {rule}") from None
 
     def __enter__(self) -> Store:
         return self
@@ -85,6 +122,17 @@ def read_finished(path: Path) -> set[str]:
             return {key for (key,) in connection.execute(FINISHED)}
         except sqlite3.OperationalError:  # killed before it was set up
             return set()
+
+
+def read_spent(path: Path) -> dict[str, Spent]:
+    """Return what the runs in a store took by kind, "recording" or "simulation"; {} where nothing is known."""
+    if not path.exists():
+        return {}
+    with closing(_read_only(path)) as connection:
+        try:
+            return {kind: Spent(*spent) for kind, *spent in connection.execute("SELECT * FROM spent")}
+        except sqlite3.OperationalError:  # killed before it was set up, or made by an older version
+            return {}
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

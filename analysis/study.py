@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -40,6 +40,7 @@ from skipsim.analysis.axes import (
     read_tiles,
 )
 from skipsim.analysis.constraints import Constraint, allowed, explain_none, read_constraints
+from skipsim.analysis.keys import machine_hash
 from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS, block_columns
 from skipsim.errors import InputError, nearest
 from skipsim.hwmodels.area import area_mm2
@@ -49,6 +50,9 @@ Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(read_axis), Field(min_length=1)]
 Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1)]
+
+
+HOLD = "hold"  # the gate that has no threshold: it computes nothing between reference frames
 
 
 class _Table(BaseModel):
@@ -84,6 +88,9 @@ class Recordings(_Table):
     reset_every: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
         Field((0,), description="frames between reference frames; 0: only the first is one")
     )
+    share: Annotated[tuple[Literal["", "block", "network"], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
+        Field(("",), description='whose mask a layer takes, see convert; "": its own, or as its gates were trained')
+    )
     loop: Annotated[tuple[Literal["closed", "open"], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
         "closed",
     )
@@ -96,7 +103,7 @@ class Recordings(_Table):
                 raise ValueError(f"trace excludes {', '.join(sorted(others))}: existing traces are taken as they are")
             return self
         for key in ("network", "clip", "threshold"):
-            if getattr(self, key) is None:
+            if getattr(self, key) is None and not (key == "threshold" and set(self.gate) <= {HOLD}):
                 raise ValueError(f"{key} is missing (or give trace, for existing traces)")
         if self.weights is not None and len(self.network or ()) > 1:
             raise ValueError("weights needs a single network")
@@ -111,10 +118,11 @@ class Recordings(_Table):
         if self.trace is not None:
             yield from (RecordingChoice(self, trace=trace) for trace in self.trace)
             return
-        axes = (self.network or (), self.clip or (), self.gate, self.update, self.reset_every, self.loop)
-        for network, clip, gate, update, reset, loop in product(*axes):
-            for block, threshold in product(self.block_plans(), self.threshold or ()):
-                yield RecordingChoice(self, None, network, clip, gate, threshold, block, update, reset, loop)
+        axes = (self.network or (), self.clip or (), self.gate, self.share, self.update, self.reset_every, self.loop)
+        for network, clip, gate, share, update, reset, loop in product(*axes):
+            thresholds = (math.nan,) if gate == HOLD else self.threshold or ()
+            for block, threshold in product(self.block_plans(), thresholds):
+                yield RecordingChoice(self, None, network, clip, gate, threshold, block, update, reset, loop, share)
 
 
 class Simulations(_Table):
@@ -147,6 +155,7 @@ class RecordingChoice:
     update: str = ""
     reset_every: int = 0
     loop: str = ""
+    share: str = ""
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table that name this choice; of an existing trace they are in the trace."""
@@ -161,30 +170,47 @@ class RecordingChoice:
             "update": self.update,
             "reset_every": self.reset_every,
             "loop": self.loop,
+            "share": self.share,
         }
 
 
 @dataclass(frozen=True)
 class SimulationChoice:
-    """One combination of the simulation axes; `overrides` are already part of `hardware`."""
+    """One combination of the simulation axes: a machine, some of its numbers replaced, a tile.
 
-    hardware: Hardware
-    tile: str
+    `machine` is the hash of the whole machine. The machine itself is made when it is asked for: a hundred thousand of
+    them at a time would fill the memory.
+    """
+
+    base: Hardware
     overrides: tuple[tuple[str, AxisValue], ...]
+    machine: str
+    tile: str
+
+    @property
+    def hardware(self) -> Hardware:
+        """The machine with its numbers replaced."""
+        return replaced(self.base, self.overrides)
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table that name this choice."""
-        return {"hardware": self.hardware.name, "tile": self.tile, **dict(self.overrides)}
+        return {"hardware": self.base.name, "tile": self.tile, **dict(self.overrides)}
 
     def known(self) -> dict[str, Any]:
         """Return everything a constraint may ask for before the simulation: columns, all numbers, area."""
         numbers: dict[str, Any] = {}
-        for key, value in self.hardware.model_dump().items():
+        hardware = self.hardware
+        for key, value in hardware.model_dump().items():
             numbers |= (
                 {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
             )
-        area = math.nan if self.hardware.processor else area_mm2(self.hardware)["total"]
+        area = math.nan if hardware.processor else area_mm2(hardware)["total"]
         return {**numbers, **self.columns(), "area_mm2": area}
+
+
+def replaced(machine: Hardware, overrides: tuple[tuple[str, AxisValue], ...]) -> Hardware:
+    """Return a machine with some of its numbers replaced; values that cannot be are an InputError."""
+    return machine.replace(**dict(overrides)) if overrides else machine
 
 
 BEFOREHAND = {*RECORDING_COLUMNS, "hardware", "tile", "area_mm2", *hardware_keys()} - {"study"}
@@ -251,7 +277,7 @@ class Study(_Table):
         machines = [self.simulation_choice(machine, values, "") for machine, values in combinations]
         kept = [one for one in machines if not self.constraints or allowed(self._of_machine(one), self.constraints)]
         choices = [
-            SimulationChoice(one.hardware, tile, one.overrides)
+            replace(one, tile=tile)
             for one in kept
             for tile in self.simulation.tile
             if allowed({"tile": tile}, self.constraints)
@@ -263,7 +289,7 @@ class Study(_Table):
     def simulation_choice(self, machine: Hardware, values: tuple[AxisValue, ...], tile: str) -> SimulationChoice:
         """Return the simulation on one machine with one value per overridden key."""
         overrides = tuple(zip(self.simulation.overrides, values, strict=True))
-        return SimulationChoice(machine.replace(**dict(overrides)) if overrides else machine, tile, overrides)
+        return SimulationChoice(machine, overrides, machine_hash(replaced(machine, overrides)), tile)
 
     def resolve(self, name: str) -> Path:
         """Return the path of a file that the study names."""

@@ -14,6 +14,7 @@ import platform
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,19 +24,19 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import joblib
 import pandas as pd
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from skipsim import __version__
-from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan
+from skipsim.analysis.crew import Crew, gathered
+from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, Source, make_plan, plan_of
 from skipsim.analysis.machines import save_machines
-from skipsim.analysis.parallel import WorkerDied, in_processes
+from skipsim.analysis.parallel import WorkerDied
+from skipsim.analysis.progress import Bar
 from skipsim.analysis.provenance import PROVENANCE
-from skipsim.analysis.recordings import RecordingTask, check_networks, coarsen_traces, is_recorded, record_traces
+from skipsim.analysis.recordings import check_networks, coarsen_traces, record_traces
 from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_results
-from skipsim.analysis.store import Store, read_finished
+from skipsim.analysis.search import Trial, search
+from skipsim.analysis.store import Spent, Store, read_finished
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.simulator.simulate import compile_engine, simulate
@@ -45,6 +46,9 @@ from skipsim.traces.trace import Trace, load_trace
 LARGEST_BATCH = 64
 BATCHES_PER_WORKER = 16
 LONGEST_REASON = 300  # characters; compilers write pages
+
+
+Done = list[tuple[Source, Recorded]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,14 @@ class Pending:
     missing_simulations: int
 
 
-def sweep(study: str | Path, out: str | Path, workers: int | None = None, *, progress: bool = True) -> pd.DataFrame:
+def sweep(
+    study: str | Path,
+    out: str | Path,
+    workers: int | None = None,
+    *,
+    cluster: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
     """Run a study, or what is missing of it, and return its table (see results.py for the columns).
 
     Rows stand in the order of the study's axes. Jobs that failed are rows with their reason in `error`.
@@ -66,59 +77,93 @@ def sweep(study: str | Path, out: str | Path, workers: int | None = None, *, pro
         study: a study file.
         out: the study's folder; made if it is missing.
         workers: number of processes; None: one per core.
+        cluster: address of a Dask scheduler whose workers do the work instead; they must share the file system.
         progress: whether to show a progress bar on standard error.
 
     Raises:
         InputError: anything wrong with the study or the folder; nothing has been written then.
     """
-    workers = joblib.cpu_count() if workers is None else workers
-    if type(workers) is not int or workers < 1:
+    if workers is not None and (type(workers) is not int or workers < 1):
         raise InputError(f"sweep: workers must be a whole number >= 1, got {workers!r}")
     plan = make_plan(study, out)
     missing = plan.missing_recordings()
-    if missing:
-        list(in_processes(check_networks, [list(missing.values())], 1))
-    with _locked(plan.directory, progress), _Bar(progress) as bar:
-        _begin(plan)
-        compiling = Thread(target=compile_engine)  # here and now, once: the workers that simulate then find it done
-        compiling.start()
-        failures = _record(missing, workers, bar)
-        failures |= _coarsen(plan, failures, workers, bar)
-        recorded = plan.recorded(failures)
-        compiling.join()
-        with Store(plan.directory / STORE) as store:
-            _simulate(plan, plan.jobs(recorded), store, workers, bar)
-            table = plan.table(recorded, store.outcome)
-        write_results(plan.directory, table)
-        _write_provenance(plan, recorded)
+    with gathered(plan.directory, workers, cluster) as crew:
+        if missing:
+            list(crew.run(check_networks, [list(missing.values())]))
+        with _locked(plan.directory, progress), Bar(progress) as bar:
+            _begin(plan)
+            compiling = Thread(target=compile_engine)  # here and now, once: workers that simulate then find it done
+            compiling.start()
+            with Store(plan.directory / STORE) as store:
+                table, final = _searched(plan, crew, store, bar) if plan.study.search else _run(plan, crew, store, bar)
+            compiling.join()
+            write_results(plan.directory, table)
+            del table  # it is read back whole: one of it is enough in memory
+            _write_provenance(plan, final)
     return read_results(plan.directory)
 
 
+def _run(plan: Plan, crew: Crew, store: Store, bar: Bar) -> tuple[pd.DataFrame, Done]:
+    """Record, coarsen and simulate what is missing of a plan; return its table."""
+    failures = _record(plan, crew, store, bar)
+    failures |= _coarsen(plan, failures, crew, bar)
+    recorded = plan.recorded(failures)
+    keys = plan.keys(recorded)
+    _simulate(plan, plan.jobs(recorded, keys), store, crew, bar)
+    return plan.table(recorded, keys, store.outcome), list(zip(plan.sources, recorded, strict=True))
+
+
+def _searched(plan: Plan, crew: Crew, store: Store, bar: Bar) -> tuple[pd.DataFrame, Done]:
+    """Search, then return the table of all that was tried."""
+
+    def run(trials: Sequence[Trial]) -> pd.DataFrame:
+        return _run(plan_of(plan.study, plan.directory, trials), crew, store, bar)[0]
+
+    return _run(plan_of(plan.study, plan.directory, search(plan.study, plan.directory, run)), crew, store, bar)
+
+
 def pending(study: str | Path, out: str | Path) -> Pending:
-    """Say what `sweep` would do, without doing or writing anything; raises what it would raise."""
+    """Say what `sweep` would do, without doing or writing anything; raises what it would raise.
+
+    Of a search it says what it does at most.
+    """
     plan = make_plan(study, out)
     missing = plan.missing_recordings()
+    if plan.study.search:
+        rows = plan.study.search.trials * len(plan.study.recording[0].clip or ("one trace",))
+        most = min(rows, len({source.recording for source in plan.sources}))
+        return Pending(rows, most, min(rows, len(missing)), rows)
     absent = dict.fromkeys([*missing, *(path for _, _, path in plan.missing_coarsenings())], "missing")
     recorded = plan.recorded(absent)
-    there = plan.jobs(recorded)
-    finished = read_finished(plan.directory / STORE)
+    keys = plan.keys(recorded)
+    unknown = {
+        (recorded[number].path, choice.machine, choice.tile) for number, choice in plan.runs if recorded[number].error
+    }
     return Pending(
-        rows=len(plan.sources) * len(plan.simulations),
+        rows=len(plan.runs),
         recordings=len({source.recording for source in plan.sources}),
         missing_recordings=len(missing),
-        missing_simulations=sum(job.key not in finished for job in there)
-        + len({one.path for one in recorded if one.error}) * len(plan.simulations),
+        missing_simulations=len({key for key in keys if key} - read_finished(plan.directory / STORE)) + len(unknown),
     )
 
 
 def simulate_jobs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Simulate jobs one after the other; each gives its outcome, or the reason of its failure under "error"."""
-    return [_simulate_job(job) for job in jobs]
+    """Simulate jobs one after the other.
+
+    Each gives its outcome, or the reason of its failure under "error"; and under "seconds" what it took.
+    """
+    outcomes = []
+    for job in jobs:
+        start = time.perf_counter()
+        outcome = _simulate_job(job)
+        outcomes.append({**outcome, "seconds": time.perf_counter() - start})
+    return outcomes
 
 
 def _simulate_job(job: Job) -> dict[str, Any]:
     try:
-        return outcome_of(simulate(_open_trace(job.trace, job.trace_hash), job.hardware, job.tile))
+        chosen = job.simulation
+        return outcome_of(simulate(_open_trace(job.trace, job.trace_hash), chosen.hardware, chosen.tile))
     except InputError as error:
         return {"error": str(error)}
     except Exception as error:  # whatever went wrong, it costs this row and not the study
@@ -160,30 +205,32 @@ def _begin(plan: Plan) -> None:
         write_text(copy, plan.study.text)
 
 
-def _record(missing: Mapping[Path, RecordingTask], workers: int, bar: _Bar) -> dict[Path, str]:
+def _record(plan: Plan, crew: Crew, store: Store, bar: Bar) -> dict[Path, str]:
     """Record what is missing; return the reasons of those that failed."""
     failures = {}
-    # another process may have recorded them while this one waited for the lock
-    batches = [[(task, path)] for path, task in missing.items() if not is_recorded(path)]
+    missing = plan.missing_recordings()
+    batches = [[(task, path)] for path, task in missing.items()]
     for folder in {path.parent for path in missing}:
         folder.mkdir(exist_ok=True)
     bar.begin("recording", len(batches))
-    for batch, results in in_processes(record_traces, batches, workers, ahead=1):
+    for batch, results in crew.run(record_traces, batches, ahead=1):
         for (_, path), result in zip(batch, results, strict=True):
             if isinstance(result, WorkerDied):
                 failures[path] = "recording: the process was killed twice"
-            elif result:
-                failures[path] = f"recording: {result}"
+            elif result[0]:
+                failures[path] = f"recording: {result[0]}"
+            else:
+                store.spend("recording", Spent(1, load_trace(path).frames, result[1]))
         bar.advance(len(batch))
     return failures
 
 
-def _coarsen(plan: Plan, failures: Mapping[Path, str], workers: int, bar: _Bar) -> dict[Path, str]:
+def _coarsen(plan: Plan, failures: Mapping[Path, str], crew: Crew, bar: Bar) -> dict[Path, str]:
     """Coarsen recordings for the open loop; return the reasons of those that failed."""
     batches = [[task] for task in plan.missing_coarsenings() if task[0] not in failures]
     bar.begin("coarsening", len(batches))
     failed = {}
-    for (task,), (result,) in in_processes(coarsen_traces, batches, workers):
+    for (task,), (result,) in crew.run(coarsen_traces, batches):
         if result:
             failed[task[2]] = (
                 f"coarsening: {'the process was killed twice' if isinstance(result, WorkerDied) else result}"
@@ -192,18 +239,21 @@ def _coarsen(plan: Plan, failures: Mapping[Path, str], workers: int, bar: _Bar) 
     return failed
 
 
-def _simulate(plan: Plan, jobs: Sequence[Job], store: Store, workers: int, bar: _Bar) -> None:
+def _simulate(plan: Plan, jobs: Sequence[Job], store: Store, crew: Crew, bar: Bar) -> None:
     """Simulate the jobs that are not in the store, and put them there batch by batch."""
     finished = store.finished()
     todo = [job for job in jobs if job.key not in finished]
     if todo:
         (plan.directory / RESULTS).unlink(missing_ok=True)
     bar.begin("simulating", len(todo))
-    batches = _batches(todo, min(LARGEST_BATCH, -(-len(todo) // (workers * BATCHES_PER_WORKER))))
-    done = in_processes(simulate_jobs, batches, workers) if workers > 1 else ((b, simulate_jobs(b)) for b in batches)
-    killed = {"error": "the process that simulated it was killed twice"}
+    batches = _batches(todo, min(LARGEST_BATCH, -(-len(todo) // (crew.workers * BATCHES_PER_WORKER))))
+    here = crew.workers == 1 and not crew.remote  # one process is this one
+    done = ((batch, simulate_jobs(batch)) for batch in batches) if here else crew.run(simulate_jobs, batches)
+    killed: dict[str, Any] = {"error": "the process that simulated it was killed twice", "seconds": 0.0}
     for batch, results in done:
-        outcomes = [killed if isinstance(result, WorkerDied) else result for result in results]
+        outcomes = [dict(killed) if isinstance(result, WorkerDied) else result for result in results]
+        seconds = sum(outcome.pop("seconds") for outcome in outcomes)
+        store.spend("simulation", Spent(len(batch), sum(job.frames for job in batch), seconds))
         store.add({job.key: outcome for job, outcome in zip(batch, outcomes, strict=True)})
         bar.advance(len(batch))
 
@@ -218,10 +268,11 @@ def _batches(jobs: Sequence[Job], size: int) -> list[list[Job]]:
     return batches
 
 
-def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
+def _write_provenance(plan: Plan, done: Done) -> None:
     """Note what the results came from: versions, and for every trace where its frames can be seen again."""
     traces = []
-    for one, task in zip(recorded, (source.task for source in plan.sources), strict=True):
+    for source, one in done:
+        task = source.task
         place = one.path.absolute() if task is None else one.path.relative_to(plan.directory)
         entry: dict[str, Any] = {"trace": str(place), "trace_hash": one.trace_hash}
         if task:
@@ -238,31 +289,5 @@ def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
         "packages": {package: metadata.version(package) for package in packages},
         "recordings": traces,
     }
-    save_machines(plan.directory, [choice.hardware for choice in plan.simulations])
+    save_machines(plan.directory, plan.study.machines)
     write_text(plan.directory / PROVENANCE, json.dumps(content, indent=1) + "\n")
-
-
-class _Bar:
-    """A progress bar on standard error that disappears when its work is done."""
-
-    def __init__(self, wanted: bool) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        shown = wanted and console.is_terminal
-        self._progress = Progress(*columns, console=console, transient=True, disable=not shown)
-        self._task = self._progress.add_task("", total=None, visible=False)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def begin(self, what: str, total: int) -> None:
-        """Start with a new kind of work."""
-        self._progress.reset(self._task, description=what, total=total, visible=total > 0)
-
-    def advance(self, count: int) -> None:
-        """Note that so many pieces are done."""
-        self._progress.advance(self._task, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from fractions import Fraction
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -248,6 +249,7 @@ _UNITS_OF_A_PROCESSOR: dict[str, Any] = {
 }
 
 
+@lru_cache(maxsize=4096)
 def ratio(rate: float) -> tuple[int, int]:
     """Return a rate as an exact fraction (units, cycles), from its decimal text; inf is (0, 0): never a limit."""
     if math.isinf(rate):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -234,15 +235,16 @@ def test_timeline_is_written_for_the_first_gated_frame(folder):
 
 def test_study_from_dry_run_to_recommendation(folder):
     said = answer(folder, "sweep", "study.toml", "--dry-run")
-    assert said == "4 rows; to do: 0 of 1 recordings, 4 simulations; nothing was written\n"
+    todo, duration = said.splitlines()
+    assert todo == "4 rows; to do: 0 of 1 recordings, 4 simulations; nothing was written"
+    assert re.fullmatch(
+        r"about \S+ s on \d+ workers? \(recordings 0\.0 s, simulations .*; measured on one trace\)", duration
+    )
     assert not (folder / "study").exists()
     assert answer(folder, "sweep", "study.toml") == "4 results in study\n\nnext: skipsim plot study\n"
-    assert json.loads(answer(folder, "sweep", "study.toml", "--dry-run", "--json")) == {
-        "rows": 4,
-        "recordings": 1,
-        "missing_recordings": 0,
-        "missing_simulations": 0,
-    }
+    done = json.loads(answer(folder, "sweep", "study.toml", "--dry-run", "--json"))
+    assert (done["rows"], done["recordings"]) == (4, 1)
+    assert (done["missing_recordings"], done["missing_simulations"], done["seconds"]) == (0, 0, 0)
     rows = json.loads(answer(folder, "sweep", "study.toml", "--json"))
     assert [(row["hardware"], row["tile"]) for row in rows] == [
         (machine, tile) for machine in ("edge-npu", "systolic-32x32") for tile in ("4x4", "8x8")

@@ -113,3 +113,20 @@ def sorted_by_block(out: Path) -> list[Path]:
     traces = {path: load_trace(path) for path in (out / "traces").iterdir()}
     recorded = [path for path, trace in traces.items() if "coarsened_from" not in trace.origin]
     return sorted(recorded, key=lambda path: traces[path].layers[0].block_rows)
+
+
+def test_blocks_by_layer_are_recorded_and_coarsened_by_layer(tmp_path: Path) -> None:
+    (tmp_path / "loop_network.py").write_text(OWN)
+    np.save(tmp_path / "clip.npy", np.random.default_rng(1).integers(0, 256, (3, 18, 20, 3), np.uint8))
+    study = tmp_path / "study.toml"
+    study.write_text(
+        STUDY.replace("block = [1, 4]", 'block = { "0" = [2, 4], "16x18" = 8, "*" = 16 }\nshare = ["", "network"]')
+    )
+    table = sweep(study, tmp_path / "out", 1)
+    assert (table["error"] == "").all()
+    assert table["block"].tolist() == ["16x16, 0: 2x2, 16x18: 8x8", "16x16, 0: 4x4, 16x18: 8x8"] * 4
+    assert table["share"].tolist() == ["", "", "", "", "network", "network", "network", "network"]
+    for path in (tmp_path / "out" / "traces").iterdir():
+        trace = load_trace(path)
+        sides = [layer.block_rows for layer in trace.layers]
+        assert sides in ([2, 8], [4, 8]) or (sides == [1, 1] and "coarsened_from" not in trace.origin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from skipsim.analysis.axes import BlockPlan
 from skipsim.analysis.study import Study, load_study
 from skipsim.errors import InputError
+from skipsim.traces.layer import Layer
 
 STUDY = """
 name = "trial"
@@ -42,6 +44,37 @@ def test_every_combination_of_the_recording_axes_once(tmp_path: Path) -> None:
     assert {(c.network, c.gate, c.update, c.reset_every, c.trace) for c in choices} == {
         ("pose_small", "input_norm", "accumulate", 0, None)
     }
+
+
+def test_blocks_by_group_of_layers_are_axes_of_their_own(tmp_path: Path) -> None:
+    text = STUDY.replace(
+        'block = [1, "2x8", [4, 2]]', 'block = [8, { "stage4.*" = [1, 2], "16x16" = 4, "*" = [8, 16] }]'
+    )
+    plans = read(tmp_path, text).recording[0].block_plans()
+    assert [str(plan) for plan in plans] == [
+        "8x8",
+        "8x8, stage4.*: 1x1, 16x16: 4x4",
+        "16x16, stage4.*: 1x1, 16x16: 4x4",
+        "8x8, stage4.*: 2x2, 16x16: 4x4",
+        "16x16, stage4.*: 2x2, 16x16: 4x4",
+    ]
+    layers = [Layer(name, 1, side, side, 1, side, side) for name, side in (("stage4.0", 16), ("stem", 16), ("stem", 8))]
+    assert [plans[1].block_of(layer) for layer in layers] == [(1, 1), (4, 4), (8, 8)]
+    assert [plan.setting() for plan in plans[:2]] == [(8, 8), {"stage4.*": (1, 1), "16x16": (4, 4), "*": (8, 8)}]
+    columns = read(tmp_path, text).recording_choices()[2].columns()
+    assert (columns["block"], columns["block_rows"]) == ("8x8, stage4.*: 1x1, 16x16: 4x4", None)
+
+
+def test_networks_with_axes_of_their_own(tmp_path: Path) -> None:
+    second = (
+        '[[recording]]\nnetwork = "hrnet_w32"\nclip = "street.mp4"\nthreshold = 1\ngate = ["output_norm", "hold"]\n'
+    )
+    both = read(
+        tmp_path, STUDY.replace("[recording]", "[[recording]]").replace("[simulation]", f"{second}[simulation]")
+    )
+    choices = both.recording_choices()
+    assert [choice.network for choice in choices] == ["pose_small"] * 12 + ["hrnet_w32"] * 2
+    assert [str(choice.threshold) for choice in choices[-2:]] == ["1.0", "nan"], "holding has no threshold"
 
 
 def test_every_combination_of_the_simulation_axes_once(tmp_path: Path) -> None:
@@ -149,6 +182,21 @@ MISTAKES = [
         "hardware 'edge-npu': gate.placement: input should be 'none', 'separate', 'fused' or",
     ),
     ("name =", "name", "not valid TOML: "),
+    ("[4, 2]]", '{ "stem" = 4 }]', "recording.block: a table of blocks by layer needs '*', for all other layers"),
+    ("[4, 2]]", '{ "*" = [] }]', "recording.block: every group of layers needs at least one block"),
+    ("update =", 'loop = "opn"\nupdate =', "recording.loop: input should be 'closed' or 'open', got 'opn'"),
+    (
+        "[recording]",
+        'objectives = ["latency"]\n[recording]',
+        "objectives: no objective 'latency'; did you mean 'latency_ms'",
+    ),
+    ("[recording]", "[search]\ntrails = 9\n[recording]", "unknown axis 'search.trails'; did you mean 'trials'?"),
+    (
+        "[recording]",
+        '[search]\ntrials = 9\n[recording]\nloop = ["open", "closed"]',
+        "search needs one [recording] table",
+    ),
+    ("[recording]", "[[recording]]\ntrace = 3\n[[recording]]", "recording 1.trace: input should be a valid string"),
 ]
 
 
@@ -159,6 +207,22 @@ def test_a_mistake_is_one_clear_line(tmp_path: Path, old: str, new: str, message
         read(tmp_path, STUDY.replace(old, new, 1)).simulation_choices()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.checkout
+def test_the_documented_study_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    grid, search = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    study = read(tmp_path, grid)
+    assert len(study.recording_choices()) == 2 * 2 * 2 * 2 * 3 * 2 + 5 * 2 * 2
+    assert {choice.hardware.name for choice in study.simulation_choices()} <= {"edge-npu", "auto-npu"}
+    assert len(study.late_constraints) == 1
+    assert read(tmp_path, STUDY + search).search is not None
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is empty; a study needs name, \[recording\] and \[simulation\]"):
+        read(tmp_path, "# nothing\n")
 
 
 def test_machines_of_one_name_are_refused(tmp_path: Path) -> None:

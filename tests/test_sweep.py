@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import skipsim
-from skipsim.analysis.jobs import job_key, machine_text
+from skipsim.analysis.keys import job_key, machine_hash
 from skipsim.analysis.parallel import WorkerDied, in_processes
 from skipsim.analysis.results import COLUMNS, mean_over_clips, read_results
 from skipsim.analysis.sweep import Pending, pending, sweep
@@ -136,7 +136,7 @@ def test_a_row_holds_what_its_simulation_says(study: Path, tmp_path: Path) -> No
         assert (row["quality_metric"], row["quality"], row["dense_quality"]) == ("pck@0.05", 0.91, 0.94)
         assert row["quality_drop"] == pytest.approx(3.0)
         assert (row["trace_hash"], row["model_version"]) == (trace.hash, MODEL_VERSION)
-        assert row["job_key"] == job_key(trace.hash, machine_text(hardware), row["tile"])
+        assert row["job_key"] == job_key(trace.hash, machine_hash(hardware), row["tile"])
 
 
 def test_the_files_give_the_same_table_however_many_processes(study: Path, tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_the_files_give_the_same_table_however_many_processes(study: Path, tmp_p
 def test_a_key_is_the_content_and_not_the_name() -> None:
     hardware = load_hardware("edge-npu")
     renamed = hardware.replace(name="other", source="elsewhere")
-    assert machine_text(renamed) == machine_text(hardware)
-    assert machine_text(hardware.replace(**{"dram.latency_cycles": 7})) != machine_text(hardware)
+    assert machine_hash(renamed) == machine_hash(hardware)
+    assert machine_hash(hardware.replace(**{"dram.latency_cycles": 7})) != machine_hash(hardware)
     keys = {job_key(trace, machine, tile) for trace in "ab" for machine in "mn" for tile in ("4x4", "8x8")}
     assert len(keys) == 8
 

@@ -95,6 +95,17 @@ def test_a_recording_that_fails_is_rows_with_its_reason(own_study: Path, tmp_pat
     assert pending(own_study, tmp_path / "out").missing_recordings == 4
 
 
+def test_a_changed_module_is_read_anew_by_processes_that_live_on(own_study: Path, tmp_path: Path) -> None:
+    sweep(own_study, tmp_path / "out", 1)
+    file = tmp_path / "own_network.py"
+    file.write_text(
+        OWN.replace("nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4", "nn.Conv2d(3, 5, 1), nn.Conv2d(5")
+    )
+    sweep(own_study, tmp_path / "out", 1)
+    layers = [load_trace(path).layers[0].out_channels for path in (tmp_path / "out" / "traces").iterdir()]
+    assert sorted(layers) == [4] * 4 + [5] * 4
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -13,6 +13,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOME, for editors and type checkers
+    from skipsim.analysis.compare import compare as compare
+    from skipsim.analysis.results import read_results as read_results
     from skipsim.analysis.sweep import sweep as sweep
     from skipsim.errors import InputError as InputError
     from skipsim.hwmodels.hardware import Hardware as Hardware
@@ -48,6 +50,7 @@ _HOME = {
     "OutputNormGate": "traces.gates",
     "Report": "simulator.report",
     "Trace": "traces.trace",
+    "compare": "analysis.compare",
     "convert": "traces.convert",
     "load_gumbel": "traces.gumbel",
     "load_hardware": "hwmodels.hardware",
@@ -56,6 +59,7 @@ _HOME = {
     "network": "traces.models",
     "networks": "traces.models",
     "read_frames": "traces.video",
+    "read_results": "analysis.results",
     "record": "traces.record",
     "simulate": "simulator.simulate",
     "sweep": "analysis.sweep",

@@ -1,0 +1,71 @@
+"""Does a dry run measure how long a study takes, from its own runs or a probe, and write nothing?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skipsim.analysis.dry_run import dry_run
+from skipsim.analysis.jobs import STORE
+from skipsim.analysis.store import Spent, Store, read_spent
+from skipsim.analysis.sweep import sweep
+
+OWN = """
+from torch import manual_seed, nn
+
+def make():
+    manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
+"""
+STUDY = """
+name = "own"
+[recording]
+network = "estimate_network:make"
+clip = "clip.npy"
+threshold = [0.1, 0.2]
+block = [1, 4]
+[simulation]
+hardware = "systolic-32x32"
+tile = ["2x2", "4x4"]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "estimate_network.py").write_text(OWN)
+    np.save(tmp_path / "clip.npy", np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), np.uint8))
+    (tmp_path / "study.toml").write_text(STUDY)
+    return tmp_path / "study.toml"
+
+
+def test_from_a_probe_then_from_what_its_own_runs_took(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = dry_run(study, out, 2)
+    assert not out.exists()
+    assert found.estimate.basis == "a probe of 6 frames"
+    assert found.estimate.recording_seconds > 0 < found.estimate.simulation_seconds
+    assert found.estimate.seconds == (found.estimate.recording_seconds + found.estimate.simulation_seconds) / 2
+    words = found.words()
+    assert words.startswith("8 rows; to do: 4 of 4 recordings, 8 simulations; nothing was written\nabout ")
+    assert re.search(r"\d s on 2 workers \(recordings .* s, simulations .* s of one core; measured on a probe", words)
+
+    sweep(study, out, 1)
+    spent = read_spent(out / STORE)
+    assert {kind: (one.runs, one.frames) for kind, one in spent.items()} == {
+        "recording": (4, 4 * 8),
+        "simulation": (8, 8 * 8),
+    }
+    assert dry_run(study, out, 2).words() == "8 rows; to do: 0 of 4 recordings, 0 simulations; nothing was written"
+    study.write_text(STUDY.replace("[1, 4]", "[1, 4, 8]"))
+    with Store(out / STORE) as store:  # as if every frame had taken a second so far to record, two to simulate
+        recorded, simulated = spent["recording"], spent["simulation"]
+        store.spend("recording", Spent(0, 0, 32 - recorded.seconds))
+        store.spend("simulation", Spent(0, 0, 128 - simulated.seconds))
+    found = dry_run(study, out, 2)
+    assert found.estimate.basis == "earlier runs"
+    assert found.estimate.recording_seconds == pytest.approx(2 * 8 * 1)
+    assert found.estimate.simulation_seconds == pytest.approx(4 * 8 * 2)
+    assert "about 40 s on 2 workers (recordings 16 s, simulations 64 s of one core" in found.words()
