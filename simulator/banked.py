@@ -27,12 +27,14 @@ ADDRESS, SEGMENT, INNER, INNER_STRIDE, OUTER, OUTER_STRIDE = range(6)
 TIMING = (
     "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd",
     "rp", "ras", "rc", "rtp", "wr", "wtr_s", "wtr_l", "rtw", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "rfc",
-    "refi", "ticks", "cycles", "burst_shift", "chunk_shift", "row_shift", "bank_shift",
+    "refi", "ticks", "cycles", "burst_shift", "chunk_shift", "line_shift", "bank_shift", "channel_shift", "round", "pace",
+    "same_group", "other_group", "read_to_write", "write_to_same", "write_to_other", "write_recovery",
 )  # fmt: skip
 (
     CHANNELS, INTERLEAVE, BURST_BYTES, GROUPS, BANKS, ROW_BURSTS, BURST, CL, CWL, RCD, RP, RAS, RC, RTP, WR,
     WTR_S, WTR_L, RTW, CCD_S, CCD_L, RRD_S, RRD_L, FAW, RFC, REFI, TICKS, CYCLES, BURST_SHIFT, CHUNK_SHIFT,
-    ROW_SHIFT, BANK_SHIFT,
+    LINE_SHIFT, BANK_SHIFT, CHANNEL_SHIFT, ROUND, PACE, SAME_GROUP, OTHER_GROUP, READ_TO_WRITE, WRITE_TO_SAME,
+    WRITE_TO_OTHER, WRITE_RECOVERY,
 ) = range(len(TIMING))  # fmt: skip
 
 # State of one channel, then of its banks.
@@ -88,8 +90,17 @@ def system(part: Dram, channels: int, clock_hz: int) -> Banked:
         "cycles": ratio.denominator,
         "burst_shift": _shift(part.burst_bytes),
         "chunk_shift": _shift(chunk_bursts),
-        "row_shift": _shift(row_bursts),
+        "line_shift": _shift(row_bursts * part.bank_groups),  # a row in every group
         "bank_shift": _shift(part.banks_per_group),
+        "channel_shift": _shift(channels) if channels & (channels - 1) == 0 else -1,
+        "round": interleave * channels,
+        "pace": max(part.burst_clocks, part.ccd_l_clocks if part.bank_groups == 1 else part.ccd_s_clocks),
+        "same_group": max(part.burst_clocks, part.ccd_l_clocks),
+        "other_group": max(part.burst_clocks, part.ccd_s_clocks),
+        "read_to_write": max(part.burst_clocks, part.rtw_clocks),
+        "write_to_same": max(part.burst_clocks, part.cwl_clocks + part.burst_clocks + part.wtr_l_clocks),
+        "write_to_other": max(part.burst_clocks, part.cwl_clocks + part.burst_clocks + part.wtr_s_clocks),
+        "write_recovery": part.cwl_clocks + part.burst_clocks + part.wr_clocks,
     }
     same = {name: getattr(part, f"{name}_clocks") for name in TIMING if name not in values}
     return Banked(np.array([(values | same)[name] for name in TIMING], np.int64))
@@ -132,78 +143,119 @@ def _refresh(t, channel, banks, now, tally):
 
 
 @inlined
-def _burst(t, channel, banks, group, bank, row, write, asked, tally):
-    """Serve one burst; return the tick of its column command."""
-    now = max(asked, channel[LAST_COLUMN])
-    if now >= channel[REFRESH_DUE]:
-        _refresh(t, channel, banks, now, tally)
-    b = banks[group * t[BANKS] + bank]
-    if b[OPEN_ROW] == row:
-        tally[HITS] += 1
+def _activate(t, channel, b, group, row, asked, tally):
+    """Open a row of bank `b`, once the row before is precharged and the channel may activate another."""
+    ready = max(asked, b[ACTIVATE_READY])
+    if b[OPEN_ROW] == CLOSED:
+        tally[MISSES] += 1
     else:
-        ready = max(asked, b[ACTIVATE_READY])
-        if b[OPEN_ROW] == CLOSED:
-            tally[MISSES] += 1
-        else:
-            tally[CONFLICTS] += 1
-            ready = max(ready, max(asked, b[PRECHARGE_READY]) + t[RP])
-        gap = t[RRD_L] if group == channel[LAST_ACTIVATE_GROUP] else t[RRD_S]
-        ready = max(ready, channel[LAST_ACTIVATE] + gap, channel[FOUR + channel[OLDEST]] + t[FAW])
-        channel[FOUR + channel[OLDEST]] = channel[LAST_ACTIVATE] = ready
-        channel[OLDEST] = (channel[OLDEST] + 1) % 4
-        channel[LAST_ACTIVATE_GROUP] = group
-        b[OPEN_ROW] = row
-        b[ACTIVATE_READY], b[COLUMN_READY], b[PRECHARGE_READY] = ready + t[RC], ready + t[RCD], ready + t[RAS]
-    same_group = group == channel[LAST_GROUP]
-    gap = t[CCD_L] if same_group else t[CCD_S]
-    if write and not channel[LAST_WRITE]:
-        gap = t[RTW]
-    elif channel[LAST_WRITE] and not write:
-        gap = t[CWL] + t[BURST] + (t[WTR_L] if same_group else t[WTR_S])
-    column = max(asked, b[COLUMN_READY], channel[LAST_COLUMN] + max(gap, t[BURST]))
-    channel[LAST_COLUMN], channel[LAST_GROUP], channel[LAST_WRITE] = column, group, write
-    busy_until = column + (t[CWL] + t[BURST] + t[WR] if write else t[RTP])
-    b[PRECHARGE_READY] = max(b[PRECHARGE_READY], busy_until)
-    return column
+        tally[CONFLICTS] += 1
+        ready = max(ready, max(asked, b[PRECHARGE_READY]) + t[RP])
+    gap = t[RRD_L] if group == channel[LAST_ACTIVATE_GROUP] else t[RRD_S]
+    oldest = channel[OLDEST]
+    ready = max(ready, channel[LAST_ACTIVATE] + gap, channel[FOUR + oldest] + t[FAW])
+    channel[FOUR + oldest] = channel[LAST_ACTIVATE] = ready
+    channel[OLDEST] = (oldest + 1) & 3
+    channel[LAST_ACTIVATE_GROUP] = group
+    b[OPEN_ROW] = row
+    b[ACTIVATE_READY], b[COLUMN_READY], b[PRECHARGE_READY] = ready + t[RC], ready + t[RCD], ready + t[RAS]
 
 
 @inlined
-def _hits(t, channel, banks, group, bank, row, count, write, tally):
-    """Serve `count` bursts at once, after one of the same request in every group: column commands at an even pace.
-
-    Return the tick of the last column command; -1, with nothing served, if a row is closed or a refresh comes between.
-    """
-    gap = max(t[CCD_L] if t[GROUPS] == 1 else t[CCD_S], t[BURST])
-    column = channel[LAST_COLUMN] + count * gap
-    if column - gap >= channel[REFRESH_DUE]:
-        return -1
+def _steady(t, banks, group, bank, row, column):
+    """Whether the bursts after one of `group` wait for the bus only: other groups' rows are open and ready."""
     for other in range(t[GROUPS]):
-        if banks[other * t[BANKS] + bank, OPEN_ROW] != row:
-            return -1
-    recovery = t[CWL] + t[BURST] + t[WR] if write else t[RTP]
-    for back in range(min(count, t[GROUPS])):
-        b = banks[(group + count - 1 - back) % t[GROUPS] * t[BANKS] + bank]
-        b[PRECHARGE_READY] = max(b[PRECHARGE_READY], column - back * gap + recovery)
-    channel[LAST_COLUMN], channel[LAST_GROUP] = column, (group + count - 1) % t[GROUPS]
-    tally[HITS] += count
-    return column
+        b = banks[other * t[BANKS] + bank]
+        if other != group and (b[OPEN_ROW] != row or b[COLUMN_READY] > column):
+            return False
+    return True
 
 
 @inlined
-def _chunk(t, channel, banks, group, bank, row, count, write, asked, tally):
-    """Serve the bursts of one chunk, all of one row in every group; return the tick of the last column command."""
-    column, left = 0, count
-    while left:
-        if count - left == t[GROUPS]:
-            column = _hits(t, channel, banks, group, bank, row, left, write, tally)
-            if column >= 0:
-                return column
-        column = _burst(t, channel, banks, group, bank, row, write, asked, tally)
-        left -= 1
-        group += 1
-        if group == t[GROUPS]:
-            group = 0
-    return column
+def _pieces(t, channel, banks, begin, end, pieces, apart, write, asked, tally):
+    """Serve a channel's bursts `begin` to `end` - 1, and again `apart` bursts on, `pieces` times.
+
+    Bursts go to the bank groups in turn. As soon as those left of a row wait for the bus only, they follow at an even
+    pace: in closed form. Returns the tick of the last column command.
+    """
+    groups, pace, shift = t[GROUPS], t[PACE], t[LINE_SHIFT]
+    last, due, last_group = channel[LAST_COLUMN], channel[REFRESH_DUE], channel[LAST_GROUP]
+    recovery = t[WRITE_RECOVERY] if write else t[RTP]
+    turns, opened = write != channel[LAST_WRITE], 0
+    length, in_turn = end - begin, (apart - end + begin) & (groups - 1) == 0  # the next piece begins with the next group
+    while pieces:
+        burst = begin
+        while burst < end:
+            line, group = burst >> shift, burst & (groups - 1)
+            row, bank, row_end = line >> t[BANK_SHIFT], line & (t[BANKS] - 1), (line + 1) << shift
+            now = max(asked, last)
+            if now >= due:
+                _refresh(t, channel, banks, now, tally)
+                due = channel[REFRESH_DUE]
+            b = banks[group * t[BANKS] + bank]
+            if b[OPEN_ROW] != row:
+                _activate(t, channel, b, group, row, asked, tally)
+                opened += 1
+            gap = t[SAME_GROUP] if group == last_group else t[OTHER_GROUP]
+            if turns:
+                gap = t[READ_TO_WRITE] if write else t[WRITE_TO_SAME] if group == last_group else t[WRITE_TO_OTHER]
+                turns = False
+            last, run, left = max(asked, b[COLUMN_READY], last + gap), 1, min(end, row_end) - burst
+            if left + pieces > 2 and (groups == 1 or _steady(t, banks, group, bank, row, last)):
+                run = left
+                if last + (left - 2) * pace >= due:  # no further than the burst that the refresh comes before
+                    run = max(1, min(left, 1 - (last - due) // pace))
+                last += (run - 1) * pace
+                while burst + run == end and pieces > 1 and in_turn:  # pieces to come in the same row, likewise
+                    if (end + apart - length) >> shift != line or end + apart > row_end:
+                        break
+                    if last + (length - 1) * pace >= due:
+                        break
+                    last += length * pace
+                    run += length
+                    burst, end, pieces = burst + apart - length, end + apart, pieces - 1
+            burst += run
+            last_group = (burst - 1) & (groups - 1)
+            for back in range(min(run, groups)):
+                b = banks[((last_group - back) & (groups - 1)) * t[BANKS] + bank]
+                b[PRECHARGE_READY] = max(b[PRECHARGE_READY], last - back * pace + recovery)
+        pieces -= 1
+        end += apart
+        begin = end - length
+    tally[HITS] -= opened
+    channel[LAST_COLUMN], channel[LAST_GROUP], channel[LAST_WRITE] = last, last_group, write
+    return last
+
+
+@inlined
+def _segments(t, channel, bank, burst, end, segments, apart, write, asked, tally):
+    """Serve bursts `burst` to `end` - 1, and again `apart` bursts of each channel on, `segments` times.
+
+    Chunks go to the channels in turn, so what a channel has of a segment is contiguous in its own count of bursts.
+    Returns the tick of the latest column command.
+    """
+    channels, shift, latest = t[CHANNELS], t[CHUNK_SHIFT], LONG_AGO
+    chunk, last_chunk = burst >> shift, (end - 1) >> shift
+    chunks = last_chunk - chunk + 1
+    if t[CHANNEL_SHIFT] >= 0:
+        slot, rounds = chunk >> t[CHANNEL_SHIFT], chunks >> t[CHANNEL_SHIFT]
+    else:
+        slot, rounds = chunk // channels, chunks // channels
+    c, rest = chunk - slot * channels, chunks - rounds * channels
+    begin = (slot << shift) + burst - (chunk << shift)
+    for number in range(min(chunks, channels)):
+        stop = (slot + rounds + (number < rest)) << shift
+        if number == (rest if rest else channels) - 1:  # the last chunk may be cut
+            stop -= ((last_chunk + 1) << shift) - end
+        column = _pieces(t, channel[c], bank[c], begin, stop, segments, apart, write, asked, tally)
+        latest = max(latest, column)
+        c += 1
+        if c == channels:
+            c = 0
+            slot += 1
+        begin = slot << shift
+    tally[HITS] += segments * (end - burst)
+    return latest
 
 
 @compiled
@@ -213,37 +265,25 @@ def serve(t, channel, bank, tally, moves, first, count, write, request, grant):
     Returns (cycle at which the next request may be granted, cycle at which the last byte has left the part).
     """
     asked = -(-request * t[TICKS] // t[CYCLES])
-    last = -(-grant * t[TICKS] // t[CYCLES])
-    delay = t[CWL] if write else t[CL]
-    data = last
-    chunk_bursts = t[INTERLEAVE] // t[BURST_BYTES]
-    places = chunk_bursts // t[GROUPS]  # columns that a chunk takes in every group
+    latest, shift = LONG_AGO, t[BURST_SHIFT]
     for m in range(first, first + count):
         move = moves[m]
-        for outer in range(move[OUTER]):
-            for inner in range(move[INNER]):
-                begin = move[ADDRESS] + outer * move[OUTER_STRIDE] + inner * move[INNER_STRIDE]
-                burst = begin >> t[BURST_SHIFT]
-                end = ((begin + move[SEGMENT] - 1) >> t[BURST_SHIFT]) + 1
-                chunk, skipped = burst >> t[CHUNK_SHIFT], burst & (chunk_bursts - 1)
-                slot = chunk // t[CHANNELS]
-                c, place = chunk - slot * t[CHANNELS], slot * places
-                line, place = place >> t[ROW_SHIFT], place & (t[ROW_BURSTS] - 1)
-                row, b, group = line >> t[BANK_SHIFT], line & (t[BANKS] - 1), skipped & (t[GROUPS] - 1)
-                while burst < end:  # the bursts of one chunk lie in one channel, one after the other
-                    served = min(end - burst, chunk_bursts - skipped)
-                    column = _chunk(t, channel[c], bank[c], group, b, row, served, write, asked, tally)
-                    last = max(last, column + t[BURST])
-                    data = max(data, column + t[BURST] + delay)
-                    burst += served
-                    group = skipped = 0
-                    c += 1
-                    if c == t[CHANNELS]:
-                        c = 0
-                        place += places
-                        if place == t[ROW_BURSTS]:
-                            place, b = 0, b + 1
-                            if b == t[BANKS]:
-                                b, row = 0, row + 1
-    free = max(grant + 1, -(-last * t[CYCLES] // t[TICKS]))
+        inner, stride, outer = move[INNER], move[INNER_STRIDE], move[OUTER]
+        if inner == 1:
+            inner, stride, outer = outer, move[OUTER_STRIDE], 1
+        together, apart = 1, 0
+        if inner > 1:
+            rounds = stride // t[ROUND]
+            if rounds * t[ROUND] == stride:  # all segments lie alike on the channels, which serve them one by one
+                together, apart = inner, rounds << t[CHUNK_SHIFT]
+        for number in range(outer):
+            begin = move[ADDRESS] + number * move[OUTER_STRIDE]
+            for _ in range(0, inner, together):
+                end = ((begin + move[SEGMENT] - 1) >> shift) + 1
+                column = _segments(t, channel, bank, begin >> shift, end, together, apart, write, asked, tally)
+                latest = max(latest, column)
+                begin += stride
+    granted, last = -(-grant * t[TICKS] // t[CYCLES]), latest + t[BURST]
+    data = max(granted, last + (t[CWL] if write else t[CL]))
+    free = max(grant + 1, -(-max(granted, last) * t[CYCLES] // t[TICKS]))
     return free, max(free, -(-data * t[CYCLES] // t[TICKS]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from skipsim.compiled import compiled
+from skipsim.compiled import compiled, inlined
 from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import fresh_state
@@ -81,23 +81,33 @@ PREFETCH_FIRST, PREFETCH_MOVES, GATE_FIRST, GATE_MOVES = (
 
 LAUNCH, GATE, BARRIER = (counting.C[n] for n in ("launch", "gate", "barrier"))
 
-KIND_DEAL, KIND_SCATTER, KIND_GATHER = range(3)  # order of decisions within a cycle
+# What a core waits for, as one number that sorts as decisions are made: cycle, kind, core.
+KIND_DEAL, KIND_SCATTER, KIND_GATHER = range(3)
+CORE_BITS, KIND_BITS = 10, 2
+NEVER = 2**62
 
 
-@compiled
-def _earliest(state, cores):
+@inlined
+def _wish(s, core):
+    """Return the earliest decision that a core waits for; NEVER if it waits for none."""
+    wish, doing = NEVER, s[G_STATE]
+    if s[X_REQUEST] != NONE:
+        wish = (s[X_REQUEST] << KIND_BITS) + KIND_SCATTER
+    if doing in (ASKED, AT_WEIGHTS, AT_READ, PREFETCHING):
+        wish = min(wish, (s[G_REQUEST] << KIND_BITS) + (KIND_DEAL if doing == ASKED else KIND_GATHER))
+    return wish if wish == NEVER else (wish << CORE_BITS) + core
+
+
+@inlined
+def _first(wishes):
     """Return the earliest decision to make: (cycle, kind, core); kind NONE if none is pending."""
-    cycle, kind, who = 0, NONE, 0
-    for core in range(cores):
-        s = state[core]
-        if s[X_REQUEST] != NONE and (kind == NONE or (s[X_REQUEST], KIND_SCATTER) < (cycle, kind)):
-            cycle, kind, who = s[X_REQUEST], KIND_SCATTER, core
-        doing = s[G_STATE]
-        if doing in (ASKED, AT_WEIGHTS, AT_READ, PREFETCHING):
-            wish = KIND_DEAL if doing == ASKED else KIND_GATHER
-            if kind == NONE or (s[G_REQUEST], wish) < (cycle, kind):
-                cycle, kind, who = s[G_REQUEST], wish, core
-    return cycle, kind, who
+    first = NEVER
+    for wish in wishes:
+        first = min(first, wish)
+    if first == NEVER:
+        return 0, NONE, 0
+    kind = (first >> CORE_BITS) & ((1 << KIND_BITS) - 1)
+    return first >> (CORE_BITS + KIND_BITS), kind, first & ((1 << CORE_BITS) - 1)
 
 
 @compiled
@@ -155,22 +165,23 @@ def _start_core(s, start, prefetched, core):
 
 
 @compiled
-def _run_stage(work, port_free, own_port, own_read, own_requests, next_requests, busy_before):
+def _run_stage(work, wishes, port_free, own_port, own_read, own_requests, next_requests, busy_before):
     """Run the tiles of one stage; return when the memory port is free.
 
     `own_*`: this stage's weights, if they are still on their way; their port cycles are booked in `busy_before`.
     """
     state, cores, next_unit = work.state, work.cores, 0
-    touched = NONE  # the core that the last decision concerned; all of them at first
+    first, end = 0, cores  # the core that the last decision concerned; all of them at first
     while True:
-        for core in range(cores):
-            if touched == NONE or core == touched:
-                moved = True
-                while moved:
-                    moved = gather(work, core)
-                    moved |= array(work, core)
-                    moved |= scatter(work, core)
-        cycle, kind, touched = _earliest(state, cores)
+        for core in range(first, end):
+            moved = True
+            while moved:
+                moved = gather(work, core)
+                moved |= array(work, core)
+                moved |= scatter(work, core)
+            wishes[core] = _wish(state[core], core)
+        cycle, kind, touched = _first(wishes)
+        first, end = touched, touched + 1
         if kind == NONE:
             return port_free
         s = state[touched]
@@ -217,7 +228,7 @@ def _finished(state, cores):
 @compiled
 def _run(
     rows, stages, stage_requests, memory, cores, halves, latency, dynamic, prefetch, begin, end, causes, port_busy,
-    events, keep_events, passes, units, emitted, state, rings,
+    events, keep_events, passes, units, emitted, state, rings, wishes,
 ):  # fmt: skip
     """Run all stages; fill begin, end, causes, port_busy and, if they are kept, events."""
     now = port_free = 0
@@ -230,7 +241,9 @@ def _run(
         ahead = prefetch and number > 0 and stage[PREFETCH_PORT] + stage[PREFETCH_READ] > 0
         if stage[STAGE_GATE_READ]:
             while True:  # weights asked for before the gate come first
-                cycle, kind, core = _earliest(state, cores)
+                for core in range(cores):
+                    wishes[core] = _wish(state[core], core)
+                cycle, kind, core = _first(wishes)
                 if kind == NONE or cycle > gate_begin:
                     break
                 port_free = _grant_prefetch(
@@ -257,7 +270,7 @@ def _run(
             stages[number + 1, PREFETCH_READ] if following else 0, memory,
         )  # fmt: skip
         port_free = _run_stage(
-            work, port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number],
+            work, wishes, port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number],
             stage_requests[number + 1 if following else number], port_busy[max(0, number - 1) : number + 1],
         )  # fmt: skip
         now = start
@@ -301,6 +314,6 @@ def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:
         tiles.rows, tiles.stages, asked, _memory(tiles, machine), cores, halves, machine.latency, machine.dynamic,
         machine.prefetch, begin, end, causes, port_busy, log, events, np.empty((longest, PASS_SIZE), np.int64),
         np.empty(longest, np.int64), np.empty(longest, np.int64), np.full((cores, STATE_SIZE), NONE, np.int64),
-        np.empty((cores, 3, halves), np.int64),
+        np.empty((cores, 3, halves), np.int64), np.empty(cores, np.int64),
     )  # fmt: skip
     return Counters(begin, end, causes, port_busy, log if events else None)

@@ -105,12 +105,15 @@ def _note_move(moved, moves, p, address, each, inner, inner_stride, outer, outer
     m = moves[moved[MOVES]]
     m[0], m[1], m[2], m[3], m[4], m[5] = address, each, inner, inner_stride, outer, outer_stride
     moved[MOVES] += 1
-    touched, whole = 0, -p.burst  # the parts' bursts are powers of two: masking rounds down
-    for high in range(outer):
-        begin = address + high * outer_stride
-        for _ in range(inner):
-            touched += ((begin + each - 1) & whole) - (begin & whole) + p.burst
-            begin += inner_stride
+    whole = -p.burst  # the parts' bursts are powers of two: masking rounds down
+    touched = (((address + each - 1) & whole) - (address & whole) + p.burst) * inner * outer
+    if ((inner_stride if inner > 1 else 0) | (outer_stride if outer > 1 else 0)) & (p.burst - 1):
+        touched = 0  # segments lie differently on their bursts
+        for high in range(outer):
+            begin = address + high * outer_stride
+            for _ in range(inner):
+                touched += ((begin + each - 1) & whole) - (begin & whole) + p.burst
+                begin += inner_stride
     moved[DRAM_BYTES] += touched
 
 

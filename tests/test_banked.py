@@ -174,9 +174,12 @@ def test_short_segments_pay_for_whole_bursts() -> None:
     assert sum(whole.tally[:3]) == 8
 
 
+# Strides of whole rounds over the channels, and of whole rows, are what maps have: compiled code serves them together.
+STRIDE = st.one_of(st.integers(0, 5000), st.integers(0, 40).map(lambda n: n * 256), st.sampled_from([2**15, 2**18]))
 MOVE = st.tuples(
-    st.integers(0, 10**8), st.integers(1, 600), st.integers(1, 3), st.integers(0, 5000), st.integers(1, 3),
-    st.integers(0, 50_000),
+    st.one_of(st.integers(0, 10**8), st.integers(0, 4000).map(lambda n: n * 256)),
+    st.one_of(st.integers(1, 600), st.sampled_from([32, 256, 512, 4096])), st.integers(1, 12), STRIDE,
+    st.integers(1, 3), st.one_of(STRIDE, st.integers(0, 50_000)),
 )  # fmt: skip
 REQUEST = st.tuples(st.lists(MOVE, min_size=1, max_size=3), st.booleans(), st.sampled_from([0, 1, 50, 1000, 20_000]))
 

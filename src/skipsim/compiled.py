@@ -22,8 +22,8 @@ from numba.core import config as numba_config
 _njit: Callable[..., Callable[..., Any]] = numba.njit
 _cfunc: Callable[..., Callable[..., Any]] = numba.cfunc
 _config: Any = numba_config
-# LLVM's first level of optimisation compiles in half the time and runs as fast here.
-os.environ.setdefault("NUMBA_OPT", "1")
+# LLVM's second level of optimisation runs as fast here as the third and compiles in less time.
+os.environ.setdefault("NUMBA_OPT", "2")
 _config.reload_config()
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 _entries: list[Any] = []  # compiled code lives as long as its object
