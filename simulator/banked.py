@@ -27,8 +27,8 @@ ADDRESS, SEGMENT, INNER, INNER_STRIDE, OUTER, OUTER_STRIDE = range(6)
 TIMING = (
     "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd",
     "rp", "ras", "rc", "rtp", "wr", "wtr_s", "wtr_l", "rtw", "ccd_s", "ccd_l", "rrd_s", "rrd_l", "faw", "rfc",
-    "refi", "ticks", "cycles", "burst_shift", "chunk_shift", "line_shift", "bank_shift", "channel_shift", "round", "pace",
-    "same_group", "other_group", "read_to_write", "write_to_same", "write_to_other", "write_recovery",
+    "refi", "ticks", "cycles", "burst_shift", "chunk_shift", "line_shift", "bank_shift", "channel_shift", "round",
+    "pace", "same_group", "other_group", "read_to_write", "write_to_same", "write_to_other", "write_recovery",
 )  # fmt: skip
 (
     CHANNELS, INTERLEAVE, BURST_BYTES, GROUPS, BANKS, ROW_BURSTS, BURST, CL, CWL, RCD, RP, RAS, RC, RTP, WR,
@@ -182,7 +182,8 @@ def _pieces(t, channel, banks, begin, end, pieces, apart, write, asked, tally):
     last, due, last_group = channel[LAST_COLUMN], channel[REFRESH_DUE], channel[LAST_GROUP]
     recovery = t[WRITE_RECOVERY] if write else t[RTP]
     turns, opened = write != channel[LAST_WRITE], 0
-    length, in_turn = end - begin, (apart - end + begin) & (groups - 1) == 0  # the next piece begins with the next group
+    length = end - begin
+    in_turn = (apart - length) & (groups - 1) == 0  # the next piece begins with the group after this one's last
     while pieces:
         burst = begin
         while burst < end:
