@@ -7,7 +7,8 @@ the strict metric there, the one that saves most. Every point is one row of the 
 killed and started again, the same command computes what is missing.
 
 Networks come with skipsim, or from --models: NETWORK_seedN.safetensors, and NETWORK_gumbel_B_seedN.safetensors with
-gates for blocks of B x B. Points whose network is not there are left out, and named.
+gates for blocks of B x B (NETWORK_gumbel_frame_B_... for gates that look at other signals). Points whose network is not
+there are left out, and named.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ BLOCKS = (1, 2, 4, 8, 16)
 THRESHOLDS = {
     "input_norm": (0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13),
     "output_norm": (0.45, 0.6, 0.75, 1.0, 1.25, 1.6, 2.0),
-    "gumbel": (-0.5, 0.0, 0.5),
+    "gumbel": (-0.5, 0.0, 0.5),  # of the logits; 0 as trained, on the magnitude of the change
+    "gumbel_residual": (-0.5, 0.0, 0.5),  # on the signed change, as the method has it
+    "gumbel_frame": (-0.5, 0.0, 0.5),  # on the frame: the method's own ablation
 }
 HOPELESS_POINTS = 2.0  # a drop from which on higher thresholds of the same family are not tried
 
@@ -71,6 +74,8 @@ def families(task: str) -> Iterator[Point]:
         for block in (1, 4, 8):
             yield Point(task, seed, "gumbel", block)
             yield Point(task, seed, "input_norm", block)
+    for method in ("gumbel_residual", "gumbel_frame"):
+        yield Point(task, 0, method, 4)
     for block in BLOCKS:
         yield Point(task, 0, "output_norm", block)
     for block in (2, 16):
@@ -116,7 +121,7 @@ class Bench:
         name = NARROW.get(point.task, "") if point.method == "narrow" else NETWORKS[point.task]
         if name not in MODELS:
             return None
-        gates = f"_gumbel_{point.block}" if point.method == "gumbel" else ""
+        gates = f"_{point.method}_{point.block}" if point.method.startswith("gumbel") else ""
         shipped = WEIGHTS / f"{name}{gates}.safetensors"
         given = self._models / f"{name}{gates}_seed{point.seed}.safetensors" if self._models else None
         for file in (given, shipped if point.seed == 0 else None):
@@ -131,11 +136,11 @@ class Bench:
         clips, file = self.clips(point.task, point.split, point.camera), self.weights(point)
         metric, dense_score, dense_macs = self.dense(point.task, point.seed, point.split, point.camera)
         name = NARROW[point.task] if point.method == "narrow" else NETWORKS[point.task]
-        gated = point.method in (*THRESHOLDS, "hold")
+        gate = _gate_of(point.method)
         gating = Gating(
-            point.method if gated else "none",
-            threshold=point.threshold if gated else None,
-            block=(point.block, point.block) if gated else None,
+            gate,
+            threshold=None if gate == "none" else point.threshold,
+            block=None if gate == "none" else (point.block, point.block),
             update=point.update,
             reset_every=point.reset_every or None,
             share=point.share if point.method.endswith("norm") else None,
@@ -184,6 +189,13 @@ class Bench:
         )
         metric = trace.quality["headline"]
         return metric, trace.quality[metric], trace.dense_macs // trace.frames
+
+
+def _gate_of(method: str) -> str:
+    """Return the gate of a method, "none" for those that change what goes into the network."""
+    if method.startswith("gumbel"):
+        return "gumbel"
+    return method if method in (*THRESHOLDS, "hold") else "none"
 
 
 def _scorer(task: str, clips: Sequence[Any]) -> Any:

@@ -1,0 +1,155 @@
+"""The table and the figure of `skipsim.analysis.accuracy`: what each way of gating saves and loses on the test clips.
+
+python -m skipsim.analysis.accuracy_report docs/accuracy.csv --figure docs/accuracy.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from skipsim.analysis.accuracy import CAMERAS, POINTS_ALLOWED, read_rows
+from skipsim.analysis.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    PALE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+    panels,
+    save,
+    styled,
+)
+
+AIM = 3.0  # times fewer MACs, within POINTS_ALLOWED of the dense network
+COLOURS = {
+    "input-norm": BLUE,
+    "output-norm": SKY,
+    "Gumbel": VERMILION,
+    "Gumbel, signed change": YELLOW,
+    "Gumbel, frames": PALE,
+    "input-norm, one gate per block": GREEN,
+    "input-norm, one gate per network": PURPLE,
+    "hold": GREY,
+    "resolution": ORANGE,
+    "narrow": INK,
+}
+NAMES = {
+    "input_norm": "input-norm",
+    "output_norm": "output-norm",
+    "gumbel": "Gumbel",
+    "gumbel_residual": "Gumbel, signed change",
+    "gumbel_frame": "Gumbel, frames",
+}
+MOST_POINTS_SHOWN = 6.0
+FORM = ["update", "reset_every"]
+
+
+def scored_rows(path: Path) -> pd.DataFrame:
+    """Return the rows on test clips, with the name of the way of gating in `way`."""
+    table = pd.DataFrame(read_rows(path))
+    numbers = ["seed", "block", "reset_every", "drop_points", "mac_reduction", "gated_mac_reduction"]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
+    table["threshold"] = pd.to_numeric(table["threshold"])
+    table = table[table["split"] == "test"].copy()
+    shared = table["share"].map({"layer": "", "block": ", one gate per block", "network": ", one gate per network"})
+    table["way"] = table["method"].replace(NAMES) + shared
+    return table
+
+
+def describe(table: pd.DataFrame, task: str) -> str:
+    """Return a task's test rows as a Markdown table: one line per way of gating, seeds as mean (least to greatest)."""
+    rows = table[table["task"] == task]
+    lines = [
+        "| gate or trick | block | update, reset | seeds | " + " | ".join(_heads()) + " |",
+        "|---|---|---|---|" + "---|" * len(_heads()),
+    ]
+    keys = ["way", "block", *FORM]
+    rows = rows.assign(detail=rows["threshold"].where(rows["method"] == "resolution", 0.0))
+    for (way, block, update, reset, detail), group in rows.groupby([*keys, "detail"], sort=False):
+        gated = way not in ("resolution", "narrow")
+        form = "" if not gated else f"{update}, {reset or 'none'}" if way != "hold" else f"every {reset}th frame"
+        cells = [f"{way} {detail:g}" if way == "resolution" else str(way)]
+        cells += [str(block) if gated and way != "hold" else "", form, str(group["seed"].nunique())]
+        for camera in CAMERAS:
+            seen = group[group["camera"] == camera]
+            cells += [_spread(seen["mac_reduction"], "x"), _spread(seen["drop_points"], "")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _heads() -> list[str]:
+    return [f"{camera}: {what}" for camera in CAMERAS for what in ("fewer MACs", "points lost")]
+
+
+def _spread(values: pd.Series, unit: str) -> str:
+    if values.empty:
+        return ""
+    mean = f"{values.mean():.2f}{unit}"
+    return mean if len(values) == 1 else f"{mean} ({values.min():.2f} to {values.max():.2f})"
+
+
+def figure(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
+    """Draw points lost over MAC reduction, a panel per task and camera; the shaded corner is the aim."""
+    plain = table[(table["update"] == "recompute") & ((table["reset_every"] == 0) | (table["method"] == "hold"))]
+    blocks = sorted(plain["block"].unique())
+    markers = dict(zip(blocks, MARKERS, strict=False))
+    with styled():
+        drawn, axes = panels(len(tasks) * len(CAMERAS), height=2.6)
+        places = [(task, camera) for task in tasks for camera in CAMERAS]
+        for axis, (task, camera) in zip(axes, places, strict=True):
+            axis.set_title(f"{task}, {camera} camera")
+            _draw(axis, plain[(plain["task"] == task) & (plain["camera"] == camera)], markers)
+        ways = [way for way in COLOURS if way in set(plain["way"])]
+        handles = [Line2D([], [], color=COLOURS[way], marker="o", linestyle="", label=way) for way in ways]
+        handles += [Line2D([], [], color=INK, marker=markers[b], linestyle="", label=f"block {b}") for b in blocks]
+        drawn.legend(handles=handles, loc="outside lower center", ncols=4)
+    return drawn
+
+
+def _draw(axis: Axes, rows: pd.DataFrame, markers: dict[int, str]) -> None:
+    axis.axhspan(-2, POINTS_ALLOWED, color="#F2F2F2", zorder=0)
+    axis.axvline(AIM, color=GREY, linewidth=0.7, linestyle=":")
+    for _, row in rows.iterrows():
+        lost = min(row["drop_points"], MOST_POINTS_SHOWN)
+        filled = row["drop_points"] <= MOST_POINTS_SHOWN
+        colour = COLOURS[row["way"]]
+        axis.plot(
+            row["mac_reduction"], lost, markers[row["block"]], color=colour, markersize=5,
+            markerfacecolor=colour if filled else "white", clip_on=False,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xticks([1, 1.5, 2, 3, 4, 6], labels=["1x", "1.5x", "2x", "3x", "4x", "6x"])
+    axis.minorticks_off()
+    axis.set_xlim(0.9, 7)
+    axis.set_ylim(MOST_POINTS_SHOWN, -2)
+    axis.set_xlabel("fewer MACs, gates and first frames included")
+    axis.set_ylabel("points lost (white: more)")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("--figure", "file", type=click.Path(path_type=Path), help="Draw the figure: FILE.pdf and FILE.png.")
+def main(path: Path, file: Path | None) -> None:
+    """Print the tables of an experiment, and draw its figure."""
+    table = scored_rows(path)
+    tasks = list(dict.fromkeys(table["task"]))
+    for task in tasks:
+        click.echo(f"{task}\n\n{describe(table, task)}\n")
+    if file:
+        save(figure(table, tasks), file.parent, file.stem)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Does the experiment choose thresholds as it says, keep what it has measured, and name what it leaves out?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipsim.analysis import accuracy
+from skipsim.analysis.accuracy import BLOCKS, Bench, Point, Table, candidates, chosen, families, read_rows, run
+from skipsim.errors import InputError
+
+
+def row(threshold: float, drop: float, reduction: float) -> dict[str, Any]:
+    return {"threshold": threshold, "drop_points": drop, "mac_reduction": reduction}
+
+
+def test_the_greatest_saving_within_half_a_point_is_chosen() -> None:
+    rows = [row(0.1, 0.0, 1.5), row(0.2, 0.5, 3.0), row(0.3, 0.51, 9.0)]
+    assert chosen(rows)["threshold"] == 0.2
+    assert chosen(rows[2:])["threshold"] == 0.3
+    # Where all lose too much, the one that loses least.
+    assert chosen([row(0.1, 2.0, 1.5), row(0.2, 0.9, 1.2)])["threshold"] == 0.2
+
+
+def test_every_axis_of_the_experiment_is_there() -> None:
+    points = list(families("pose"))
+    assert len({point.key() for point in points}) == len(points)
+    for method in ("input_norm", "output_norm"):
+        assert {point.block for point in points if point.method == method} == set(BLOCKS)
+    assert {(point.seed, point.block) for point in points if point.method == "gumbel"} == {
+        (seed, block) for seed in (0, 1, 2) for block in (1, 4, 8)
+    }
+    forms = {(point.update, point.reset_every) for point in points if point.method == "input_norm" and point.block == 4}
+    assert forms == {(update, reset) for update in ("recompute", "accumulate", "previous") for reset in (0, 4, 8)}
+    assert {"hold", "resolution", "narrow"} <= {point.method for point in points}
+    assert {point.share for point in points} == {"layer", "block", "network"}
+    assert {one.threshold for one in candidates(Point("pose", 0, "input_norm"))} == set(
+        accuracy.THRESHOLDS["input_norm"]
+    )
+
+
+def test_a_second_run_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Point] = []
+
+    def measure(self: Bench, point: Point) -> dict[str, Any]:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(point)
+        drop = (point.threshold or 0) * 10 - 0.5  # 0.1 is the last one that may be chosen, 0.13 loses 0.8
+        return {**point.__dict__, "drop_points": drop, "mac_reduction": 1 + (point.threshold or 0)}
+
+    monkeypatch.setattr(Bench, "measure", measure)
+    monkeypatch.setattr(accuracy, "families", lambda task: iter([Point(task, 0, "input_norm", 4)]))
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a.csv", ["pose"], None, say=said.append)
+    assert len(read_rows(tmp_path / "a.csv")) == 3
+    done, measured[:] = list(measured), []
+    monkeypatch.setattr(Bench, "measure", lambda self, point: _kept(measured, point))
+    run(tmp_path / "a.csv", ["pose"], None, say=said.append)
+    assert not set(done) & set(measured)
+    rows = read_rows(tmp_path / "a.csv")
+    assert [(found["camera"], float(found["threshold"])) for found in rows if found["split"] == "test"] == [
+        ("static", 0.1),
+        ("pan", 0.1),
+    ]
+    before = list(measured)
+    run(tmp_path / "a.csv", ["pose"], None, say=said.append)
+    assert measured == before
+
+
+def _kept(measured: list[Point], point: Point) -> dict[str, Any]:
+    measured.append(point)
+    threshold = point.threshold or 0
+    return {**point.__dict__, "drop_points": threshold * 10 - 0.5, "mac_reduction": 1 + threshold}
+
+
+def test_points_without_weights_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "families", lambda task: iter([Point(task, 2, "gumbel", 8)]))
+    said: list[str] = []
+    run(tmp_path / "a.csv", ["pose"], tmp_path, say=said.append)
+    assert said == ["left out, no weights: pose gumbel b=8 seed 2"]
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_weights_are_found_by_name(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    point = Point("pose", 1, "gumbel", 4)
+    assert bench.weights(point) is None
+    (tmp_path / "pose_small_gumbel_4_seed1.safetensors").touch()
+    assert bench.weights(point) == tmp_path / "pose_small_gumbel_4_seed1.safetensors"
+    shipped = bench.weights(Point("pose", 0, "input_norm"))
+    assert shipped is not None
+    assert shipped.name == "pose_small.safetensors"
+
+
+def test_a_point_is_measured_against_the_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "CLIPS", {"validation": (1, 4)})
+    bench = Bench(None)
+    hold = bench.measure(Point("pose", 0, "hold", reset_every=2))
+    assert hold["mac_reduction"] == 2  # two of four frames
+    exact = bench.measure(Point("pose", 0, "input_norm", 4, threshold=0.0))
+    assert exact["drop_points"] == pytest.approx(0, abs=1e-9)
+    assert exact["mac_reduction"] < 1  # nothing is skipped in noise, and the gates cost
+    small = bench.measure(Point("pose", 0, "resolution", threshold=0.5))
+    assert small["mac_reduction"] == pytest.approx(4, rel=0.01)
+    assert small["metric"] == "pck@0.05"
+
+
+def test_another_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"a.csv: not a table of accuracies; columns needed: block, camera"):
+        Table(tmp_path / "a.csv")
