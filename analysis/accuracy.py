@@ -14,10 +14,11 @@ there are left out, and named.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,12 @@ NARROW = {"pose": "pose_narrow"}
 CLIPS = {"validation": (8, 8), "test": (20, 10)}  # clips of each camera, frames of each clip
 BLOCKS = (1, 2, 4, 8, 16)
 THRESHOLDS = {
-    "input_norm": (0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13),
-    "output_norm": (0.45, 0.6, 0.75, 1.0, 1.25, 1.6, 2.0),
+    "input_norm": (0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.17, 0.22),
+    "output_norm": (0.45, 0.6, 0.75, 1.0, 1.25, 1.6, 2.0, 2.6, 3.4),
     "gumbel": (-0.5, 0.0, 0.5),  # of the logits; 0 as trained, on the magnitude of the change
     "gumbel_residual": (-0.5, 0.0, 0.5),  # on the signed change, as the method has it
     "gumbel_frame": (-0.5, 0.0, 0.5),  # on the frame: the method's own ablation
 }
-HOPELESS_POINTS = 2.0  # a drop from which on higher thresholds of the same family are not tried
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,18 @@ def candidates(family: Point) -> list[Point]:
     """Return a family's points, one per threshold that may be chosen."""
     ladder = THRESHOLDS.get(family.method, ())
     return [replace(family, threshold=threshold) for threshold in ladder] or [family]
+
+
+def search(measure: Callable[[Point], dict[str, Any]], ladder: Sequence[Point]) -> list[dict[str, Any]]:
+    """Measure points of rising thresholds from the middle, up or down, until the verdict changes; return the rows."""
+    place = len(ladder) // 2
+    rows = [measure(ladder[place])]
+    allowed = float(rows[0]["drop_points"]) <= POINTS_ALLOWED
+    for point in ladder[place + 1 :] if allowed else reversed(ladder[:place]):
+        rows.append(measure(point))
+        if (float(rows[-1]["drop_points"]) <= POINTS_ALLOWED) != allowed:
+            break
+    return rows
 
 
 def chosen(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -252,33 +264,29 @@ def run(
 ) -> None:
     """Measure what is missing in the table."""
     table, bench, absent = Table(path), Bench(models), set()
-    for task in tasks:
+
+    def measured(point: Point) -> dict[str, Any]:
+        row = table.find(point)
+        if row is None:
+            row = bench.measure(point)
+            table.add(row)
+            words = " ".join(part for part in point.key() if part)
+            say(f"{words}: {row['drop_points']:+} points, {row['mac_reduction']}x")
+        return row
+
+    for task, camera in product(tasks, CAMERAS):
         for family in families(task):
             if family.seed not in seeds:
                 continue
             if bench.weights(family) is None or bench.weights(replace(family, method="none")) is None:
                 absent.add(f"{family.task} {family.method} b={family.block} seed {family.seed}")
                 continue
-            for camera in CAMERAS:
-                rows = []
-                for one in candidates(family):
-                    rows.append(_measured(table, bench, replace(one, camera=camera), say))
-                    if float(rows[-1]["drop_points"]) > HOPELESS_POINTS:
-                        break
-                threshold = chosen(rows)["threshold"]
-                best = replace(family, camera=camera, threshold=None if threshold in ("", None) else float(threshold))
-                _measured(table, bench, replace(best, split="test"), say)
+            rows = search(measured, [replace(one, camera=camera) for one in candidates(family)])
+            threshold = chosen(rows)["threshold"]
+            best = replace(family, camera=camera, threshold=None if threshold in ("", None) else float(threshold))
+            measured(replace(best, split="test"))
     for name in sorted(absent):
         say(f"left out, no weights: {name}")
-
-
-def _measured(table: Table, bench: Bench, point: Point, say: Any) -> dict[str, Any]:
-    row = table.find(point)
-    if row is None:
-        row = bench.measure(point)
-        table.add(row)
-        say(f"{' '.join(part for part in point.key() if part)}: {row['drop_points']:+} points, {row['mac_reduction']}x")
-    return row
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from skipsim.analysis import accuracy
-from skipsim.analysis.accuracy import BLOCKS, Bench, Point, Table, candidates, chosen, families, read_rows, run
+from skipsim.analysis.accuracy import BLOCKS, Bench, Point, Table, candidates, chosen, families, read_rows, run, search
 from skipsim.errors import InputError
 
 
@@ -22,6 +22,20 @@ def test_the_greatest_saving_within_half_a_point_is_chosen() -> None:
     assert chosen(rows[2:])["threshold"] == 0.3
     # Where all lose too much, the one that loses least.
     assert chosen([row(0.1, 2.0, 1.5), row(0.2, 0.9, 1.2)])["threshold"] == 0.2
+
+
+def test_the_search_goes_on_until_the_verdict_changes() -> None:
+    ladder = [Point("pose", 0, "input_norm", threshold=value) for value in (1, 2, 3, 4, 5)]
+    for last_allowed, seen in (
+        (5, [3, 4, 5]),
+        (3, [3, 4]),
+        (4, [3, 4, 5]),
+        (1, [3, 2, 1]),
+        (0, [3, 2, 1]),
+        (2, [3, 2]),
+    ):
+        rows = search(lambda point, last=last_allowed: row(point.threshold, point.threshold - last + 0.5, 1), ladder)  # type: ignore[misc]
+        assert [found["threshold"] for found in rows] == seen
 
 
 def test_every_axis_of_the_experiment_is_there() -> None:
@@ -45,10 +59,10 @@ def test_a_second_run_measures_only_what_is_missing(tmp_path: Path, monkeypatch:
     measured: list[Point] = []
 
     def measure(self: Bench, point: Point) -> dict[str, Any]:
-        if len(measured) == 3:
+        if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(point)
-        drop = (point.threshold or 0) * 10 - 0.5  # 0.1 is the last one that may be chosen, 0.13 loses 0.8
+        drop = (point.threshold or 0) * 10 - 0.5  # 0.1 is the last one that may be chosen
         return {**point.__dict__, "drop_points": drop, "mac_reduction": 1 + (point.threshold or 0)}
 
     monkeypatch.setattr(Bench, "measure", measure)
@@ -56,7 +70,7 @@ def test_a_second_run_measures_only_what_is_missing(tmp_path: Path, monkeypatch:
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a.csv", ["pose"], None, say=said.append)
-    assert len(read_rows(tmp_path / "a.csv")) == 3
+    assert len(read_rows(tmp_path / "a.csv")) == 2
     done, measured[:] = list(measured), []
     monkeypatch.setattr(Bench, "measure", lambda self, point: _kept(measured, point))
     run(tmp_path / "a.csv", ["pose"], None, say=said.append)
