@@ -9,6 +9,7 @@ import pytest
 
 from skipsim.analysis import accuracy
 from skipsim.analysis.accuracy import BLOCKS, Bench, Point, Table, candidates, chosen, families, read_rows, run, search
+from skipsim.analysis.accuracy_report import describe, scored_rows
 from skipsim.errors import InputError
 
 
@@ -127,3 +128,10 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"a.csv: not a table of accuracies; columns needed: block, camera"):
         Table(tmp_path / "a.csv")
+
+
+def test_the_table_in_the_document_is_that_of_the_measured_rows() -> None:
+    root = Path(__file__).parents[1]
+    table = describe(scored_rows(root / "docs/accuracy.csv"), "pose")
+    assert table in (root / "VALIDATION.md").read_text(encoding="utf-8")
+    assert len(table.splitlines()) > 4
