@@ -36,9 +36,9 @@ from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace, load_trace
 
 FOLDER = "plans"  # recordings of plans, in the study's folder
-SLACK_POINTS = 1.0  # a block that loses this much more than is allowed may still do for some of the layers
+SLACK_POINTS = 0.5  # a block that loses this much more than is allowed may still do for some of the layers
 MOST_UNIFORM = 2  # plans of one block that are simulated as a whole, the fastest predicted ones
-MOST_RECORDED = 2  # mixtures that are recorded, likewise
+MOST_RECORDED = 1  # mixtures that are recorded, likewise
 TOLERANCE = 1e-9
 GATES = ("gate", "update", "reset_every", "threshold")  # what one plan has in common
 

@@ -1,6 +1,6 @@
 """Does the page of a study show the numbers of its table, open offline without errors, and do its controls work?
 
-The browser is a real one, headless: CHROMIUM below says where it is looked for; without it those tests are skipped.
+The browser is a real one, headless (conftest.py: chromium); where none is installed, its tests are skipped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import base64
 import gzip
 import json
 import re
-import shutil
 import zlib
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from skipsim.simulator.simulate import simulate
 from skipsim.traces.synthetic import synthetic_trace
 from skipsim.traces.trace import load_trace
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 STUDY = """name = "a <script> & more"
 [recording]
 network = "pose_small"
@@ -189,22 +187,17 @@ def test_a_study_without_a_run_within_the_drop_says_so(study):
 
 
 @pytest.fixture(scope="module")
-def page(files):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed: the page is not tried in a browser (apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        tab.complaints, tab.requests = [], []
-        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
-        tab.on("console", lambda message: tab.complaints.append(message.text) if message.type == "error" else None)
-        tab.on("request", lambda request: tab.requests.append(request.url))
-        tab.goto(files[0].as_uri())
-        tab.wait_for_selector("#scatter .scatterlayer .point, #scatter .points path")
-        tab.wait_for_function("timeline.data && player.mask")
-        yield tab
-        browser.close()
+def page(files, chromium):
+    tab = chromium.new_page(viewport={"width": 1280, "height": 900})
+    tab.complaints, tab.requests = [], []
+    tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
+    tab.on("console", lambda message: tab.complaints.append(message.text) if message.type == "error" else None)
+    tab.on("request", lambda request: tab.requests.append(request.url))
+    tab.goto(files[0].as_uri())
+    tab.wait_for_selector("#scatter .scatterlayer .point, #scatter .points path")
+    tab.wait_for_function("timeline.data && player.mask")
+    yield tab
+    tab.close()
 
 
 def test_it_opens_without_errors_and_asks_for_nothing(page, files):
