@@ -5,10 +5,11 @@ dense    every distinct convolution of a network at full density against the fas
 sparse   time by density and block on the network's most frequent layers, and the density below which it pays off.
 gate     what the gate's steps cost, in shares of the layer's dense time.
 
-CPU time of one thread; alternatives take turns, and the least time of all rounds counts. Layers run alone, on warm
-caches: inside a network, where weights and maps come from further away, see the validation.
+CPU time of one thread; alternatives take turns, and the least time of all rounds counts. Layers run alone, on caches
+that hold what the alternatives left there, or with --cold on emptied ones.
 
-Run by hand: .venv/bin/python benchmarks/kernels.py [--network hrnet_w32 --rows 256 --cols 256] [--rounds 20] [--json F]
+Run by hand: .venv/bin/python benchmarks/kernels.py [--network hrnet_w32 --rows 256 --cols 256] [--rounds 20]
+             [--cold] [--parts dense,sparse,gate] [--json F]
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from skipsim.traces.record import network_layers
 RATIO_BOUND = 0.95
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 BLOCKS = (1, 4, 8)
+EVICTING = np.ones(16 << 20, np.float32)  # 64 MB: twice the largest cache of the machines measured so far
 Alternatives = dict[str, Callable[[], Any]]
 
 
@@ -107,11 +109,13 @@ class Case:
         }
 
 
-def least_us(alternatives: Alternatives, rounds: int) -> dict[str, float]:
-    """Return the least CPU time of every alternative, microseconds."""
+def least_us(alternatives: Alternatives, rounds: int, cold: bool = False) -> dict[str, float]:
+    """Return the least CPU time of every alternative, microseconds; cold: with the caches emptied before each run."""
     times = dict.fromkeys(alternatives, float("inf"))
     for number in range(rounds + 1):  # the first round warms up
         for name, run in alternatives.items():
+            if cold:
+                np.add(EVICTING, 1, out=EVICTING)
             begin = time.thread_time_ns()
             run()
             if number:
@@ -132,13 +136,13 @@ def label(layer: Layer) -> str:
     return f"{kind}{channels} {sides} on {layer.in_rows}x{layer.in_cols}"
 
 
-def bench_dense(layers: tuple[Layer, ...], rounds: int) -> list[dict[str, Any]]:
+def bench_dense(layers: tuple[Layer, ...], rounds: int, cold: bool) -> list[dict[str, Any]]:
     print(f"\n{'dense layer':38}{'times':>6}{'kernel':>9}{'nchw':>8}{'last':>8}{'mkldnn':>8}  GFLOP/s   kernel/best")
     rows = []
     for layer, times in distinct(layers):
         case = Case.of(layer)
         ours = Program([convolve(case.packed, case.x, case.y, ActivePixels.full(*case.size))])
-        us = least_us({"kernel": ours.run, **case.dense()}, rounds)
+        us = least_us({"kernel": ours.run, **case.dense()}, rounds, cold)
         ratio = min(value for name, value in us.items() if name != "kernel") / us["kernel"]
         rates = [2e-3 * layer.macs / value for value in us.values()]
         print(f"{label(layer):38}{times:6}{rates[0]:9.1f}" + "".join(f"{r:8.1f}" for r in rates[1:]) + f"{ratio:22.3f}")
@@ -271,6 +275,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--cols", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--cold", action="store_true", help="dense: empty the caches before every run")
     parser.add_argument("--parts", default="dense,sparse,gate")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -279,7 +284,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     layers = network_layers(options.network, options.rows, options.cols)
     frequent = [layer for layer, _ in sorted(distinct(layers), key=lambda pair: -pair[1] * pair[0].macs)[:6]]
-    parts = {"dense": lambda: bench_dense(layers, options.rounds)}
+    parts = {"dense": lambda: bench_dense(layers, options.rounds, options.cold)}
     parts |= {"sparse": lambda: bench_sparse(frequent, options.rounds)}
     parts |= {"gate": lambda: bench_gate(frequent, options.rounds)}
     results = {name: parts[name]() for name in options.parts.split(",")}

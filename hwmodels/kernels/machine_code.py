@@ -1,13 +1,15 @@
 """Compile vector code for this machine's CPU and keep the object files between runs.
 
 The inner loops of the kernels are written as LLVM code, with vectors as wide as the machine's registers and register
-tiles unrolled by hand: numba's own loops reach about a third of their speed. No C compiler is needed at installation.
+tiles unrolled by hand. So no C compiler is needed at installation, and the code fits the CPU that it runs on. (The same
+tile in C with intrinsics, from gcc 12 -O3 -march=native, is 5 % slower on the Zen 4 that this was developed on.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -67,7 +69,7 @@ def compile_functions(module: ir.Module, name: str) -> dict[str, int]:
         parsed.verify()
         code = machine.emit_object(parsed)
         if file is not None:
-            with replacing(file) as temporary:
+            with suppress(OSError), replacing(file) as temporary:
                 temporary.write_bytes(code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(f'target triple = "{machine.triple}"'), _target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))

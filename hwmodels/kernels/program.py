@@ -25,7 +25,7 @@ from skipsim.hwmodels.kernels.step import DONE, FIELDS, NEXT, THREADS, UNITS, UN
 from skipsim.hwmodels.kernels.vector_code import I32, I64
 
 _UNKNOWN = -1
-_SPINS = 2000  # some 10 microseconds; then the processor is offered to other threads
+_SPINS = 2000  # some 10 to 50 microseconds; then the processor is offered to other threads
 _FLUSH = 0x8040  # bits of MXCSR: denormal results become 0, denormal inputs count as 0
 
 
@@ -61,8 +61,8 @@ class Program:
     def time(self, repeats: int) -> NDArray[np.int64]:
         """Run all steps on one thread so often; return the thread's CPU time per step, ns [repeats, steps].
 
-        The clock is read between steps; what that takes is in the times (some 0.3 microseconds). Where the system has
-        no such clock that compiled code could read, steps are run one by one from Python.
+        The clock is read between steps; what that takes is in the times (an empty step: some 0.6 microseconds). Where
+        the system has no such clock that compiled code could read, steps are run one by one from Python.
         """
         times = np.zeros((repeats, len(self.steps)), np.int64)
         machine = _machine_calls()
