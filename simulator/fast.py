@@ -22,6 +22,8 @@ from skipsim.simulator.fast_core import (
     AT_WEIGHTS,
     DRAIN,
     EMITTED,
+    FETCH_ARRIVAL,
+    FETCH_GRANT,
     FIRST_PASS,
     FLAGS,
     G_ASKED,
@@ -111,14 +113,23 @@ def _first(wishes):
 
 
 @compiled
-def _grant_prefetch(memory, s, port_free, port, read, requests, latency, port_busy):
-    """Grant a pending prefetch, booked on the stage that asked for it; return when the memory port is free again."""
-    granted = max(s[G_REQUEST], port_free)
+def _grant_prefetch(memory, state, core, port_free, port, read, requests, latency, port_busy, early, then, start):
+    """Grant a pending prefetch, booked on the stage that asked for it; return when the memory port is free again.
+
+    Whoever else has asked need not any more. Their gather units turn to `then`, at `start` or later.
+    """
+    request = state[core, G_REQUEST]
+    granted = max(request, port_free)
     first, count = requests[PREFETCH_FIRST], requests[PREFETCH_MOVES]
-    free, data = serve_request(memory, read, first, count, False, s[G_REQUEST], granted)
+    free, data = serve_request(memory, read, first, count, False, request, granted)
     port_busy[0] += free - granted
-    s[G_FREE] = max(granted + port, free)
-    s[WEIGHTS_ARRIVAL] = max(s[G_FREE], data) + latency
+    busy_until = max(granted + port, free)
+    early[FETCH_GRANT], early[FETCH_ARRIVAL] = granted, max(busy_until, data) + latency
+    for other in range(len(state)):
+        s = state[other]
+        if s[G_STATE] == PREFETCHING:
+            s[G_FREE] = max(start, busy_until if other == core else max(s[G_REQUEST], granted))
+            s[WEIGHTS_ARRIVAL], s[G_STATE] = early[FETCH_ARRIVAL], then
     return free
 
 
@@ -193,23 +204,27 @@ def _run_stage(work, wishes, port_free, own_port, own_read, own_requests, next_r
             if _finished(state, cores):
                 return port_free
             port_free = _grant_prefetch(
-                work.memory, s, port_free, work.prefetch_port, work.prefetch_read, next_requests, work.latency,
-                work.port_busy,
+                work.memory, state, touched, port_free, work.prefetch_port, work.prefetch_read, next_requests,
+                work.latency, work.port_busy, work.early, IDLE, 0,
             )  # fmt: skip
-            s[G_STATE] = IDLE
+            first, end = 0, cores
             continue
         if kind == KIND_GATHER and s[G_STATE] == PREFETCHING:
             port_free = _grant_prefetch(
-                work.memory, s, port_free, own_port, own_read, own_requests, work.latency, busy_before
+                work.memory, state, touched, port_free, own_port, own_read, own_requests, work.latency, busy_before,
+                work.early, WANTS_UNIT, work.start,
             )  # fmt: skip
-            s[G_FREE] = max(s[G_FREE], work.start)
-            s[G_STATE] = WANTS_UNIT
+            work.fetched[0, FETCH_GRANT] = work.early[FETCH_GRANT]
+            work.fetched[0, FETCH_ARRIVAL] = work.early[FETCH_ARRIVAL]
+            work.early[:] = NONE  # the next stage's are not there yet
+            first, end = 0, cores
             continue
         granted = max(cycle, port_free)
         if kind == KIND_SCATTER:
             port_free = grant_scatter(work, touched, granted)
         elif s[G_STATE] == AT_WEIGHTS:
             port_free = grant_weights(work, touched, granted)
+            first, end = 0, cores
         else:
             port_free = grant_read(work, touched, granted)
 
@@ -228,7 +243,7 @@ def _finished(state, cores):
 @compiled
 def _run(
     rows, stages, stage_requests, memory, cores, halves, latency, dynamic, prefetch, begin, end, causes, port_busy,
-    events, keep_events, passes, units, emitted, state, rings, wishes,
+    events, keep_events, passes, units, emitted, state, rings, wishes, fetched, early,
 ):  # fmt: skip
     """Run all stages; fill begin, end, causes, port_busy and, if they are kept, events."""
     now = port_free = 0
@@ -247,11 +262,9 @@ def _run(
                 if kind == NONE or cycle > gate_begin:
                     break
                 port_free = _grant_prefetch(
-                    memory, state[core], port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number],
-                    latency,
-                    port_busy[number - 1 : number],
+                    memory, state, core, port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number],
+                    latency, port_busy[number - 1 : number], early, IDLE, 0,
                 )  # fmt: skip
-                state[core, G_STATE] = IDLE
             granted = max(gate_begin, port_free)
             first, moves = stage_requests[number, GATE_FIRST], stage_requests[number, GATE_MOVES]
             port_free, data = serve_request(memory, stage[STAGE_GATE_READ], first, moves, False, gate_begin, granted)
@@ -262,11 +275,15 @@ def _run(
         for core in range(cores):
             _start_core(state[core], start, ahead, core)
         rings[:] = NONE
+        fetched[:] = NONE
+        if ahead:
+            fetched[0, FETCH_GRANT], fetched[0, FETCH_ARRIVAL] = early[FETCH_GRANT], early[FETCH_ARRIVAL]
+        early[:] = NONE
         following = prefetch and number + 1 < len(stages)
         work = Work(
             rows, events[first_row : first_row + count] if keep_events else events, causes[number], state, rings,
-            passes, units[:dealt], emitted, port_busy[number : number + 1], first_row, start, cores, halves, latency,
-            dynamic, stages[number + 1, PREFETCH_PORT] if following else 0,
+            passes, units[:dealt], emitted, port_busy[number : number + 1], fetched, early, first_row, start, cores,
+            halves, latency, dynamic, stages[number + 1, PREFETCH_PORT] if following else 0,
             stages[number + 1, PREFETCH_READ] if following else 0, memory,
         )  # fmt: skip
         port_free = _run_stage(
@@ -315,5 +332,6 @@ def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:
         machine.prefetch, begin, end, causes, port_busy, log, events, np.empty((longest, PASS_SIZE), np.int64),
         np.empty(longest, np.int64), np.empty(longest, np.int64), np.full((cores, STATE_SIZE), NONE, np.int64),
         np.empty((cores, 3, halves), np.int64), np.empty(cores, np.int64),
+        np.empty((int(tiles.rows[:, table.R["group"]].max(initial=0)) + 1, 2), np.int64), np.empty(2, np.int64),
     )  # fmt: skip
     return Counters(begin, end, causes, port_busy, log if events else None)

@@ -13,7 +13,7 @@ from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
 from skipsim.simulator.banked import serve
 
-LAST, INPUT, OUTPUT, UNIT = table.LAST, table.INPUT, table.OUTPUT, table.UNIT
+LAST, INPUT, OUTPUT, UNIT, SHARED = table.LAST, table.INPUT, table.OUTPUT, table.UNIT, table.SHARED
 
 FLAGS, GROUP, INDEX, GATHER, GATHER_PORT, READ = (
     table.R[n] for n in ("flags", "group", "index", "gather", "gather_port", "read")
@@ -55,6 +55,7 @@ FRESH, PART_TAKEN, PREFETCHED = range(3)  # G_PHASE
 # done.
 P_FIRST, P_END, P_CLOSES, P_NEXT, P_ARRIVAL, P_WEIGHTS, P_GATHERED, P_COMPUTED, P_SCATTERED, PASS_SIZE = range(10)
 INPUTS, WEIGHT_PARTS, OUTPUTS = range(3)  # rings
+FETCH_GRANT, FETCH_ARRIVAL = range(2)  # of weights that one core fetched for all; NONE before the grant
 
 
 class Memory(NamedTuple):
@@ -81,6 +82,8 @@ class Work(NamedTuple):
     units: Any  # [units] first pass
     emitted: Any  # [rows of the stage] cycles until the shared index unit has emitted the row's tile
     port_busy: Any  # [1]
+    fetched: Any  # [weight groups, 2]: FETCH_*
+    early: Any  # [2]: FETCH_* of the next stage's first weights
     first_row: int
     start: int  # when tiles may begin
     cores: int
@@ -201,7 +204,24 @@ def grant_weights(work, core, granted):
     s[G_FREE] = max(granted + work.rows[row, WEIGHT_PORT], free)
     s[WEIGHTS_ARRIVAL] = max(s[G_FREE], data) + work.latency
     _begin_pass(work, core)
+    if work.rows[row, FLAGS] & SHARED:
+        group = work.rows[row, GROUP]
+        work.fetched[group, FETCH_GRANT], work.fetched[group, FETCH_ARRIVAL] = granted, s[WEIGHTS_ARRIVAL]
+        for other in range(work.cores):
+            _join(work, other, group)
     return free
+
+
+@inlined
+def _join(work, core, group):
+    """Let a core that waits for weights go on, if another was granted the port for them."""
+    s = work.state[core]
+    if s[G_STATE] == AT_WEIGHTS:
+        first = work.passes[s[G_PASS], P_FIRST]
+        if work.rows[first, FLAGS] & SHARED and work.rows[first, GROUP] == group:
+            s[G_FREE] = max(s[G_REQUEST], work.fetched[group, FETCH_GRANT])
+            s[WEIGHTS_ARRIVAL] = work.fetched[group, FETCH_ARRIVAL]
+            _begin_pass(work, core)
 
 
 @inlined
@@ -302,6 +322,10 @@ def _turn_to_pass(work, core):
         s[G_FREE] = max(s[G_FREE], free)
         if read:
             s[G_STATE], s[G_REQUEST] = AT_WEIGHTS, s[G_FREE]
+            group = work.rows[first, GROUP]
+            if work.rows[first, FLAGS] & SHARED and work.fetched[group, FETCH_GRANT] != NONE:
+                _join(work, core, group)
+                return True
             return False
         s[G_FREE] += port
         s[WEIGHTS_ARRIVAL] = s[G_FREE]
@@ -361,8 +385,10 @@ def gather(work, core):
             if free == NONE:
                 return moved
             s[G_FREE], s[G_PHASE] = max(s[G_FREE], free), PREFETCHED
-            if work.prefetch_read:
+            if work.prefetch_read and work.early[FETCH_GRANT] == NONE:
                 s[G_STATE], s[G_REQUEST] = PREFETCHING, s[G_FREE]
+            elif work.prefetch_read:
+                s[G_FREE], s[WEIGHTS_ARRIVAL] = max(s[G_FREE], work.early[FETCH_GRANT]), work.early[FETCH_ARRIVAL]
             else:
                 s[G_FREE] += work.prefetch_port
                 s[WEIGHTS_ARRIVAL] = s[G_FREE]

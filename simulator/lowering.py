@@ -35,7 +35,7 @@ from skipsim.simulator.streams import (
 )
 from skipsim.simulator.tiles import Tiles
 
-LAST, INPUT, OUTPUT, UNIT = table.LAST, table.INPUT, table.OUTPUT, table.UNIT
+LAST, INPUT, OUTPUT, UNIT, SHARED = table.LAST, table.INPUT, table.OUTPUT, table.UNIT, table.SHARED
 
 FLAGS, GROUP, INDEX, GATHER, GATHER_PORT, READ = (
     table.R[name] for name in ("flags", "group", "index", "gather", "gather_port", "read")
@@ -79,7 +79,7 @@ class Part(NamedTuple):
 
 
 @compiled
-def _outputs_outermost(p, shares, base, active, first, end, moved, unused):
+def _outputs_outermost(p, shares, base, active, first, end, packed, moved, unused):
     """Whether slices of the outputs run one after the other over all tiles (inputs read again), not tile by tile.
 
     Whatever moves fewer bytes to and from memory; a tie goes to reading weights once.
@@ -96,7 +96,7 @@ def _outputs_outermost(p, shares, base, active, first, end, moved, unused):
     weights = 0
     for split in range(p.splits):
         weights += shares[p.first_share + split].weight_bytes
-    units = -(-(end - first) // p.packed)
+    units = -(-(end - first) // packed)
     return p.splits * moved[DRAM_BYTES] + weights <= moved[DRAM_BYTES] + units * weights
 
 
@@ -193,21 +193,20 @@ def _array(p, share, row, work, pixels, steps):
 def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at, work, read, write, unused):
     """Fill the rows of one layer from row `at` and move `used` on.
 
-    Returns the next row and move, and how many cores share a fetch of weights (1: they change with every pass).
+    Returns the next row and move, and whether weights are fetched once for all cores.
     """
-    outputs_outermost = _outputs_outermost(p, shares, base, active, first, end, read, unused)
-    units = -(-(end - first) // p.packed)
-    # Weights that change with every pass are fetched whole by whichever core needs them; others are shared out once.
+    packed = min(p.packed, max(1, -(-(end - first) // p.cores)))  # a pass for every core is worth more than full folds
+    outputs_outermost = _outputs_outermost(p, shares, base, active, first, end, packed, read, unused)
+    # Weights that change with every pass are fetched by whichever core needs them; others once for all cores.
     per_chunk = p.chunks > 1 and shares[p.first_share].weight_group != shares[p.first_share + 1].weight_group
-    streamed = per_chunk or not outputs_outermost
-    sharers = 1 if streamed else max(1, min(p.cores, units))
+    shared = not per_chunk and outputs_outermost
+    sharers = max(1, min(p.cores, -(-(end - first) // packed))) if shared else 1
     first_weights = used
     if p.banked:
         address = base[WEIGHTS]
         for number in range(p.splits * p.chunks):
             share = shares[p.first_share + number]
-            each = -(-share.weight_bytes // sharers)
-            moves[used] = (address, each, 1, 0, 1, 0)
+            moves[used] = (address, share.weight_bytes, 1, 0, 1, 0)
             used += 1
             if (
                 number + 1 < p.splits * p.chunks
@@ -218,7 +217,7 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
     outer, inner = (p.splits, 1) if outputs_outermost else (1, p.splits)
     out_channel = 0
     for outer_split in range(outer):
-        for pack in range(first, end, p.packed):
+        for pack in range(first, end, packed):
             inner_channel = out_channel
             for inner_split in range(inner):
                 split = outer_split + inner_split
@@ -227,13 +226,13 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                     number = split * p.chunks + chunk
                     share = shares[p.first_share + number]
                     part = Part(inner_split == 0, chunk == 0, chunk == p.chunks - 1, in_channel, inner_channel)
-                    weight_bytes = whole_bursts(p, -(-share.weight_bytes // sharers))
-                    if streamed or (pack == first and chunk == 0):
-                        work[WEIGHT_BYTES] += weight_bytes * sharers
+                    weight_bytes = whole_bursts(p, share.weight_bytes)
+                    if not shared or (pack == first and chunk == 0):
+                        work[WEIGHT_BYTES] += weight_bytes
                     rows[at, FLAGS] = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
-                    rows[at, FLAGS] |= UNIT if part.begins and part.gathers else 0
+                    rows[at, FLAGS] |= (UNIT if part.begins and part.gathers else 0) | (SHARED if shared else 0)
                     pixels = steps = 0
-                    for tile in range(pack, min(pack + p.packed, end)):
+                    for tile in range(pack, min(pack + packed, end)):
                         bounds = tile_bounds(p, active[tile, 0], active[tile, 1])
                         left = bounds[6]
                         if p.merge_halo and tile > pack:  # the neighbour's window lies in the same part of the buffer
@@ -241,7 +240,7 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                         row = rows[at]
                         row[GROUP] = share.weight_group
                         row[INDEX] = p.index_cycles if number == 0 else 0
-                        row[WEIGHT_PORT] = cycles_for(weight_bytes, p.gather_rate, p.gather_rate_cycles)
+                        row[WEIGHT_PORT] = cycles_for(-(-weight_bytes // sharers), p.gather_rate, p.gather_rate_cycles)
                         row[WEIGHT_READ] = port_cycles(p, weight_bytes)
                         request = requests[at if p.banked else 0]
                         request[2], request[3] = first_weights + number, 1
@@ -254,22 +253,7 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                     in_channel += share.in_channels
                 inner_channel += share.out_channels
         out_channel += shares[p.first_share + outer_split * p.chunks].out_channels
-    return at, write[MOVES], sharers
-
-
-@compiled
-def _prefetch(p, shares, stage, work, sharers, units, first_of_frame):
-    """Fill the stage's weights that may come early, and book what that changes in bytes.
-
-    Every core begins with the same weights, so each fetches its slice of them, even where later ones are not shared.
-    """
-    each = whole_bursts(p, -(-shares[p.first_share].weight_bytes // p.cores))
-    stage[PREFETCH_PORT] = cycles_for(each, p.gather_rate, p.gather_rate_cycles)
-    stage[PREFETCH_READ] = port_cycles(p, each)
-    if not first_of_frame and stage[PREFETCH_PORT] + stage[PREFETCH_READ] > 0:
-        later = whole_bursts(p, -(-shares[p.first_share].weight_bytes // sharers))
-        work[WEIGHT_BYTES] += each * p.cores - later * min(p.cores, units)
-    return each
+    return at, write[MOVES], shared
 
 
 @compiled
@@ -295,7 +279,7 @@ def _fill(
     for number in range(len(plans)):
         p, stage, done, base = plans[number], stages[number], work[number], bases[number]
         stage[FIRST_ROW] = at
-        at, after, sharers = _layer(
+        at, after, shared = _layer(
             p, shares, base, active, first[number], first[number + 1], rows, requests, moves, used, at, done, read,
             write, unused,
         )  # fmt: skip
@@ -305,15 +289,15 @@ def _fill(
         stage[GATE_READ] = port_cycles(p, p.gate_dram_bytes)
         count = first[number + 1] - first[number]
         early = 0
-        if p.prefetch:
-            early = _prefetch(p, shares, stage, done, sharers, -(-count // p.packed), number == 0)
+        if p.prefetch and count and (shared or p.cores == 1):
+            early = whole_bursts(p, shares[p.first_share].weight_bytes)
+        stage[PREFETCH_PORT] = cycles_for(-(-early // p.cores), p.gather_rate, p.gather_rate_cycles)
+        stage[PREFETCH_READ] = port_cycles(p, early)
         if p.banked:
             request = stage_requests[number]
             request[0], used = used, _gate_moves(p, base, moves, used)
             request[1] = used - request[0]
-            moves[used] = (moves[first_weights, 0], max(1, early), 1, 0, 1, 0)
-            request[2], request[3] = used, 1
-            used += 1
+            request[2], request[3] = first_weights, 1
         done[MAP_TILES] = -(-p.out_rows // p.tile_rows) * -(-p.out_cols // p.tile_cols)
         done[ACTIVE_TILES], done[ASKED] = count, asked[number]
         done[MACS] = asked[number] * p.macs_per_pixel + p.gate_macs
@@ -332,7 +316,7 @@ def _moves_of(plans: NDArray[np.void], counts: NDArray[np.int64]) -> int:
     reads = 1 + plans["reads_reference"] + plans["reads_state"] + plans["fused_gate"]
     writes = 1 + plans["writes_delta"] + plans["writes_reference"]
     slices = plans["splits"] * plans["chunks"]
-    return int((counts * slices * (reads + writes) + slices + 3).sum())
+    return int((counts * slices * (reads + writes) + slices + 2).sum())
 
 
 def lower(

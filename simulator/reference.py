@@ -29,6 +29,7 @@ from skipsim.simulator.tiles import (
     LAST,
     OUTPUT,
     REQUEST_COLUMNS,
+    SHARED,
     STAGE_REQUEST_COLUMNS,
     UNIT,
     Machine,
@@ -41,6 +42,7 @@ Steps = Generator[simpy.Event, Any, None]
 Transfer = Generator[simpy.Event, Any, int]
 Moves = list[list[int]]
 Note = Callable[[], None] | None
+Weights = tuple[int, int] | None
 SCATTER, GATHER, GATE = 0, 1, 2  # order at the port within one cycle
 DEAL, GRANT = 2, 3  # priorities of the decisions at the end of a cycle; SimPy's own events have 0 and 1
 
@@ -53,6 +55,7 @@ class Pass:
     group: int
     new_input: bool
     new_output: bool
+    shared: bool
     compute: int
     arrival: int = 0
     weights_arrival: int = 0
@@ -82,6 +85,7 @@ class Run:
         self.port_busy = np.zeros(stages, np.int64)
         self.events = np.zeros((len(tiles.rows), len(EVENT_COLUMNS)), np.int64)
         self.prefetched: dict[int, Prefetched] = {}  # core -> weights of the stage to come
+        self.fetched: dict[tuple[int, int], int] = {}  # (stage, group) -> arrival of weights fetched for all cores
         self.memory = BankedMemory(machine.memory) if machine.memory else None
 
     def moves(self, table: str, row: int, what: str) -> Moves:
@@ -93,8 +97,13 @@ class Run:
         moves: Moves = self.tiles.moves[first : first + count].tolist()
         return moves
 
-    def transfer(self, stage: int, order: tuple[int, int], hold: int, moves: Moves) -> simpy.Event:
-        """Ask for the memory port; how long it is held is booked on the stage that asked."""
+    def transfer(
+        self, stage: int, order: tuple[int, int], hold: int, moves: Moves, what: Weights = None, port: int = 0
+    ) -> simpy.Event:
+        """Ask for the memory port; how long it is held is booked on the stage that asked.
+
+        `what`: weights for all cores, (stage, group), that take `port` cycles of each core's own port.
+        """
         request = self.env.cycle
 
         def serve(grant: int) -> tuple[int, int]:
@@ -102,9 +111,11 @@ class Run:
             if self.memory:
                 free, data = self.memory.serve(moves, order[0] == SCATTER, request, grant)
             self.port_busy[stage] += free - grant
+            if what:
+                self.fetched[what] = max(grant + port, free, data) + self.machine.latency
             return free, data
 
-        return self.port.request(order, serve)
+        return self.port.request(order, serve, what)
 
     def stages(self) -> Steps:
         """Run one stage after the other."""
@@ -137,7 +148,8 @@ class Stage:
         for row in range(self.columns["first_row"], self.columns["first_row"] + self.columns["rows"]):
             flags = self.row(row, "flags")
             if begins:
-                one = Pass([], self.row(row, "group"), bool(flags & INPUT), bool(flags & OUTPUT), 0)
+                new_input, new_output, shared = bool(flags & INPUT), bool(flags & OUTPUT), bool(flags & SHARED)
+                one = Pass([], self.row(row, "group"), new_input, new_output, shared, 0)
                 if flags & UNIT:
                     units.append([])
                 units[-1].append(one)
@@ -225,6 +237,18 @@ class Core:
         yield self.env.timeout(max(port, free - self.env.cycle))
         return max(self.env.cycle, data) + (self.stage.machine.latency if hold else 0)
 
+    def fetch(self, what: tuple[int, int], port: int, read: int, moves: Moves) -> Transfer:
+        """Fetch weights for all cores, unless one of them was granted the port for it; return when they arrive."""
+        run = self.stage.run_
+        if not read:  # no memory to share: each has them at once, over its own port
+            return (yield from self.transfer(GATHER, port, read, moves))
+        if what not in run.fetched:
+            order = (GATHER, self.number)
+            grant, free, _ = yield run.transfer(self.stage.number, order, read, moves, what, port)
+            if free > grant:  # this core's own request
+                yield self.env.timeout(max(port, free - grant))
+        return run.fetched[what]
+
     def gather(self) -> Steps:
         """Turn to each pass dealt to this core: its weights if others are held, then its tiles in order."""
         env, stage = self.env, self.stage
@@ -251,7 +275,10 @@ class Core:
                     yield self.weights.free_for(passes)
                     self.weights.take(passes)
                     moves = stage.run_.moves("requests", one.rows[0], "weight")
-                    weights_arrival = yield from self.transfer(GATHER, port, read, moves)
+                    if one.shared:
+                        weights_arrival = yield from self.fetch((stage.number, one.group), port, read, moves)
+                    else:
+                        weights_arrival = yield from self.transfer(GATHER, port, read, moves)
                 held = one.group
                 one.weights_arrival = weights_arrival
                 one.activity.append(("weights", begin, env.cycle))
@@ -308,7 +335,7 @@ class Core:
         def fetch() -> Steps:
             yield self.weights.free_for(passes)
             moves = run.moves("stage_requests", following, "prefetch")
-            note.arrival = yield from self.transfer(GATHER, port, read, moves)
+            note.arrival = yield from self.fetch((following, 0), port, read, moves)
             note.done.succeed()
 
         self.env.process(fetch())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import simpy
 from simpy.events import EventPriority
@@ -24,14 +24,18 @@ class Arbiter:
 
     def __init__(self, env: Clock, priority: int) -> None:
         self.env, self.priority = env, priority
-        self.waiting: list[tuple[tuple[int, ...], simpy.Event, Serve]] = []
+        self.waiting: list[tuple[tuple[int, ...], simpy.Event, Serve, Hashable]] = []
         self.free_at = 0
         self.decision_pending = False
 
-    def request(self, order: tuple[int, ...], serve: Serve) -> simpy.Event:
-        """Return an event that fires when granted, with (grant, cycle of the next grant, arrival of the last byte)."""
+    def request(self, order: tuple[int, ...], serve: Serve, what: Hashable = None) -> simpy.Event:
+        """Return an event that fires when granted, with (grant, cycle of the next grant, arrival of the last byte).
+
+        Requests for the same thing (`what`) are served together: the first is granted, the others fire with it and take
+        no time of their own: for them the next grant is this one.
+        """
         granted = self.env.event()
-        self.waiting.append(((self.env.cycle, *order), granted, serve))
+        self.waiting.append(((self.env.cycle, *order), granted, serve, what))
         self._decide_at(max(self.env.cycle, self.free_at))
         return granted
 
@@ -47,10 +51,13 @@ class Arbiter:
         self.decision_pending = False
         first = min(self.waiting, key=lambda entry: entry[0])
         self.waiting.remove(first)
-        granted, serve = first[1:]
+        granted, serve, what = first[1:]
         grant = self.env.cycle
         self.free_at, arrival = serve(grant)
         granted.succeed((grant, self.free_at, arrival))
+        for other in [entry for entry in self.waiting if what is not None and entry[3] == what]:
+            self.waiting.remove(other)
+            other[1].succeed((grant, grant, arrival))
         if self.waiting:
             self._decide_at(self.free_at)
 

@@ -87,10 +87,11 @@ class Schedule:
         return plan_arrays([plan(layer, self.hardware, size, one) for layer, size, one in layers])
 
 
-def gated_schedule(trace: Trace, hardware: Hardware, tile: Tile | Tiling) -> Schedule:
+def gated_schedule(trace: Trace, hardware: Hardware, tile: Tile | Tiling | None) -> Schedule:
     """Lay out a trace at one tile size, or at one for each layer; if no layer is gated, `tile` holds for all of them.
 
     A layer whose tile is None stays dense: no gate, no index, everything computed, whatever its mask says.
+    `tile` None, where no layer is gated: every layer at the dense schedule's own best.
     """
     if isinstance(tile, Mapping):
         by_layer = tiles_by_layer(trace.layers, tile)

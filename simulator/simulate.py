@@ -62,8 +62,9 @@ def simulate(
     `tile`: (rows, columns) in output pixels, "8x8", "full", or "auto": the fastest of full, 64, 32, ... down to the
     trace's finest block; "per-layer": each layer at its own fastest, see `best_tiles`; or a mapping from every gated
     layer's label to its tile or "dense". It holds for gated layers; layers without a gate, and reference frames, run at
-    the dense schedule's own best tile (if no layer is gated, `tile` holds for all). `dense`: report the dense schedule
-    instead. A measured machine has no engine: its time is a sum of measured coefficients (`processor.py`).
+    the dense schedule's own best tile. If no layer is gated, `tile` holds for all, and "auto" is the dense schedule.
+    `dense`: report the dense schedule instead. A measured machine has no engine: its time is a sum of measured
+    coefficients (`processor.py`).
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is unknown; {nearest(engine, ENGINES)}")
@@ -89,7 +90,10 @@ def simulate_gated(trace: Trace, hardware: Hardware, tile: TileChoice, engine: s
         return replace(_report(gated_schedule(trace, hardware, tiling), PER_LAYER, engine, None), tiling=tiling)
     if tile == PER_LAYER:
         return simulate_gated(trace, hardware, best_tiles([trace], hardware, cycles_of), engine)
-    size = parse_tile(tile) or _fastest_tile(trace, hardware)
+    size = parse_tile(tile)
+    if size is None and all(layer.gate == "none" for layer in trace.layers):
+        return _report(gated_schedule(trace, hardware, None), "dense", engine, None)
+    size = size or _fastest_tile(trace, hardware)
     return _report(gated_schedule(trace, hardware, size), tile_name(size), engine, None)
 
 
@@ -98,7 +102,7 @@ def schedule_of(trace: Trace, report: Report) -> Schedule:
     if report.tiling is not None:
         return gated_schedule(trace, report.hardware, report.tiling)
     size = None if report.tile == "dense" else parse_tile(report.tile)
-    if report.dense is None or size is None:
+    if report.dense is None:
         return dense_schedule(trace, report.hardware, size)
     return gated_schedule(trace, report.hardware, size)
 

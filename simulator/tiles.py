@@ -9,6 +9,7 @@ Flags stand on the first row of a pass, except LAST, which stands on its last ro
     UNIT    the pass begins a new unit
     INPUT   the pass takes a new part of the input buffer (without it, it reuses the previous pass's inputs)
     OUTPUT  the pass takes a new part of the output buffer (without it, it adds to the previous pass's partial sums)
+    SHARED  all cores use the pass's weights: they are fetched once in the stage, by the first core that gets the port
     LAST    the array runs after this row
 
 """
@@ -23,9 +24,9 @@ from numpy.typing import NDArray
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.banked import MOVE_COLUMNS, Banked, banked
 
-MODEL_VERSION = 1  # grows with every change of a simulated number
+MODEL_VERSION = 2  # grows with every change of a simulated number
 
-LAST, INPUT, OUTPUT, UNIT = 1, 2, 4, 8
+LAST, INPUT, OUTPUT, UNIT, SHARED = 1, 2, 4, 8, 16
 
 ROW_COLUMNS = (
     "flags",  # bits as above
@@ -34,8 +35,8 @@ ROW_COLUMNS = (
     "gather",  # cycles to set up the tile's read: descriptor and segments
     "gather_port",  # cycles its bytes take on the gather DMA's own port
     "read",  # cycles they take on the memory port; 0 = the memory is not used
-    "weight_port",  # the same two for fetching `group`
-    "weight_read",
+    "weight_port",  # the same two for fetching `group`; of shared weights: a core's share on its port, all of them on
+    "weight_read",  # the memory's
     "compute",  # cycles of the array, on the last row of a pass
     "scatter",  # cycles to set up the tile's write
     "scatter_port",
@@ -48,7 +49,7 @@ STAGE_COLUMNS = (
     "gate",  # cycles of the gate unit before any tile is known
     "gate_read",  # cycles of the memory port that feed it
     "index",  # cycles to scan the mask
-    "prefetch_port",  # the first weights of this stage, if they may be fetched before it begins
+    "prefetch_port",  # the first weights of this stage, if they may be fetched before it begins, for all cores
     "prefetch_read",
 )
 WORK_COLUMNS = (

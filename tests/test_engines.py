@@ -20,6 +20,7 @@ from skipsim.simulator.tiles import (
     LAST,
     OUTPUT,
     ROW_COLUMNS,
+    SHARED,
     STAGE_COLUMNS,
     UNIT,
     WORK_COLUMNS,
@@ -48,6 +49,7 @@ class RandomPass:
     weight_read: int
     new_input: bool
     new_output: bool
+    shared: bool
     compute: int
     rows: list[tuple[int, ...]]
 
@@ -59,6 +61,7 @@ passes = st.builds(
     weight_read=cycles,
     new_input=st.booleans(),
     new_output=st.booleans(),
+    shared=st.booleans(),
     compute=cycles,
     rows=st.lists(st.tuples(*[cycles] * len(ROW_TIMES)), min_size=1, max_size=3),
 )
@@ -88,6 +91,7 @@ def tiles_of(drawn: list) -> Tiles:
                     if place == 0:
                         row["flags"] |= UNIT if number == 0 else 0
                         row["flags"] |= INPUT if number == 0 or one.new_input else 0
+                        row["flags"] |= SHARED if one.shared else 0
                         row["flags"] |= OUTPUT if number == 0 or one.new_output else 0
                     if place == len(one.rows) - 1:
                         row["flags"] |= LAST

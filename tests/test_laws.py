@@ -73,6 +73,7 @@ machines = st.fixed_dictionaries(
         "dram.latency_cycles": st.sampled_from([0, 30]),
         "dram.burst_bytes": st.sampled_from([1, 16]),
         "schedule.prefetch_weights": st.booleans(),
+        "schedule.distribution": st.sampled_from(["static", "dynamic"]),
         "schedule.merge_halo": st.booleans(),
     }
 )

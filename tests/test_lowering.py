@@ -8,7 +8,7 @@ import pytest
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Plan, Share, Traffic, plan, plan_arrays
-from skipsim.simulator.tiles import INPUT, LAST, OUTPUT, ROW_COLUMNS, STAGE_COLUMNS, UNIT, WORK_COLUMNS
+from skipsim.simulator.tiles import INPUT, LAST, OUTPUT, ROW_COLUMNS, SHARED, STAGE_COLUMNS, UNIT, WORK_COLUMNS
 from skipsim.traces.layer import Layer
 
 BASE = load_hardware("systolic-32x32")
@@ -183,7 +183,9 @@ def test_inputs_that_do_not_fit_are_summed_in_chunks():
     ).table()
     assert [share.in_channels for share in shares] == [4, 4, 4, 4]
     assert (planned.splits, planned.chunks) == (1, 4)
-    assert [row["flags"] for row in rows] == [LAST | INPUT | OUTPUT | UNIT] + [LAST | INPUT] * 3
+    assert [row["flags"] for row in rows] == [
+        flags | SHARED for flags in [LAST | INPUT | OUTPUT | UNIT] + [LAST | INPUT] * 3
+    ]
     assert [row["compute"] for row in rows] == [2 * (4 + 62)] * 4  # ceil(64 / 32) folds of K + R + C - 2
     assert work["dram_read_bytes"] == 64 * 16 + 16 * 16
     assert work["dram_write_bytes"] == 64 * 16
@@ -217,11 +219,9 @@ def test_several_layers_follow_each_other_in_one_table():
     assert at == len(together.rows)
 
 
-@pytest.mark.parametrize(
-    ("cores", "weights_each", "total"), [(1, 2304, 2304), (2, 1152, 2304), (5, 480, 2400)], ids=["1", "2", "5"]
-)
-def test_prefetched_weights_are_the_first_fetch_brought_forward(cores, weights_each, total):
-    """2304 bytes of weights shared out to the cores, each share rounded up to bursts of 32 bytes."""
+@pytest.mark.parametrize(("cores", "on_each_port"), [(1, 288), (2, 144), (5, 58)])
+def test_prefetched_weights_are_the_first_fetch_brought_forward(cores, on_each_port):
+    """2304 bytes of weights once over the memory port, shared out over the cores' own; no more bytes than without."""
     hardware = BASE.replace(
         **{
             "cores": cores,
@@ -236,32 +236,36 @@ def test_prefetched_weights_are_the_first_fetch_brought_forward(cores, weights_e
     tiles = lower(np.zeros(0, np.uint8), np.zeros(2, np.int64), *plan_arrays([planned, planned]))
     for stage, work in zip(tiles.stages.tolist(), tiles.work.tolist(), strict=True):
         columns = dict(zip(STAGE_COLUMNS, stage, strict=True))
-        assert columns["prefetch_port"] == weights_each // 8
-        assert columns["prefetch_read"] == weights_each // 4
-        assert dict(zip(WORK_COLUMNS, work, strict=True))["weight_read_bytes"] == total
+        assert columns["prefetch_port"] == on_each_port
+        assert columns["prefetch_read"] == 2304 // 4
+        assert dict(zip(WORK_COLUMNS, work, strict=True))["weight_read_bytes"] == 2304
 
 
-@pytest.mark.parametrize("cores", [1, 4])
-def test_prefetched_weights_are_shared_out_even_where_later_ones_are_not(cores):
-    """One tile at a time with all weights in turn, on one core: the others prefetch their slices and no more."""
+def test_weights_that_change_with_every_pass_or_meet_no_active_tile_are_not_prefetched():
+    """One active tile takes all weights in turn: two cores cannot share a fetch, one has its own brought forward."""
     layer = Layer("split", 64, 8, 320, 64, 8, 320, gate="mask")
-    hardware = BASE.replace(
-        **{
-            "cores": cores,
-            "buffers.weight_bytes": 2 * 64 * 32,
-            "dram.rule": "stream",
-            "dram.bytes_per_cycle": 4.0,
-            "schedule.prefetch_weights": True,
-        }
-    )
-    mask = np.zeros((1, 8 * 320), np.uint8)
-    mask[0, :8] = 1
-    planned = plan(layer, hardware, (8, 8), Traffic(gated=True))
-    tiles = lower(np.concatenate([mask, mask]).ravel(), np.array([0, mask.size]), *plan_arrays([planned, planned]))
+    changes = {"buffers.weight_bytes": 2 * 64 * 32, "dram.rule": "stream", "dram.bytes_per_cycle": 4.0}
+    hardware = BASE.replace(**changes, **{"schedule.prefetch_weights": True})
     slices = 64 * 32  # bytes of each half of the weights
-    for stage, work in zip(tiles.stages.tolist(), tiles.work.tolist(), strict=True):
-        assert dict(zip(STAGE_COLUMNS, stage, strict=True))["prefetch_read"] == slices // cores // 4
-        assert dict(zip(WORK_COLUMNS, work, strict=True))["weight_read_bytes"] == 2 * slices
+    for cores, active, prefetched, fetched in ((1, 0, 0, 0), (2, 1, 0, 2 * slices), (1, 1, slices // 4, 2 * slices)):
+        planned = plan(layer, hardware.replace(cores=cores), (8, 8), Traffic(gated=True))
+        mask = np.zeros((8, 320), np.uint8)
+        mask[:, : 8 * active] = 1
+        tiles = lower(mask.ravel(), np.array([0]), *plan_arrays([planned]))
+        assert dict(zip(STAGE_COLUMNS, tiles.stages[0].tolist(), strict=True))["prefetch_read"] == prefetched
+        assert dict(zip(WORK_COLUMNS, tiles.work[0].tolist(), strict=True))["weight_read_bytes"] == fetched
+
+
+@pytest.mark.parametrize(("cores", "tiles_of_a_pass"), [(1, 4), (2, 4), (4, 2), (8, 1), (16, 1)])
+def test_packing_leaves_a_pass_for_every_core(cores, tiles_of_a_pass):
+    """Eight active tiles of 4x4 fill 64 rows four at a time, unless that would leave cores without work."""
+    layer = Layer("small", 8, 32, 32, 8, 32, 32, gate="mask")
+    hardware = BASE.replace(**{"cores": cores, "array.rows": 64, "array.pack_tiles": True})
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:4] = 1
+    tiles = lower(mask.ravel(), np.array([0]), *plan_arrays([plan(layer, hardware, (4, 4), Traffic(gated=True))]))
+    assert len(tiles.rows) == 8
+    assert dict(zip(WORK_COLUMNS, tiles.work[0].tolist(), strict=True))["passes"] == -(-8 // tiles_of_a_pass)
 
 
 @pytest.mark.parametrize(

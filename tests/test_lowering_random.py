@@ -17,6 +17,7 @@ from skipsim.simulator.tiles import (
     OUTPUT,
     REQUEST_COLUMNS,
     ROW_COLUMNS,
+    SHARED,
     STAGE_COLUMNS,
     UNIT,
     WORK_COLUMNS,
@@ -213,7 +214,8 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
     bits, memory = hardware.precision, hardware.dram
     rate = float("inf") if memory.rule == "ideal" else memory.bytes_per_cycle
     splits, chunks = planned.splits, planned.chunks
-    all_packs = packs(case, planned.packed)
+    active = sum(map(len, packs(case, 1)))
+    all_packs = packs(case, min(planned.packed, max(1, -(-active // hardware.cores))))  # work for every core
     depth_first = splits > 1 and layer.groups == 1 and chunks == 1
     if depth_first:
         depth_first = not weights_once_is_cheaper(case, all_packs, shares, splits)
@@ -243,10 +245,9 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
             ins = range(first_in, first_in + share.in_channels)
             first_out = sum(one.out_channels for one in shares[: split * chunks : chunks])
             outs = range(first_out, first_out + share.out_channels)
-            each_fetches = -(-share.weight_bytes // sharers)
-            weight_bytes = -(-each_fetches // memory.burst_bytes) * memory.burst_bytes
+            weight_bytes = -(-share.weight_bytes // memory.burst_bytes) * memory.burst_bytes
             if changing or share.weight_group not in fetched_once:
-                work["weight_read_bytes"] += weight_bytes * sharers
+                work["weight_read_bytes"] += weight_bytes
                 fetched_once.add(share.weight_group)
             begins_unit = chunk == 0 and (split == 0 or not depth_first)
             gathers = split == 0 or not depth_first
@@ -280,6 +281,7 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
                 flags = 0
                 if number == 0:
                     flags |= (INPUT if gathers else 0) | (OUTPUT if chunk == 0 else 0) | (UNIT if begins_unit else 0)
+                    flags |= 0 if changing else SHARED
                 if number == len(pack) - 1:
                     flags |= LAST
                 gather, scatter, gate = hardware.gather, hardware.scatter, hardware.gate
@@ -291,7 +293,7 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
                         "gather": read.streams * gather.setup_cycles + read.segments * gather.cycles_per_segment,
                         "gather_port": cycles(read.bytes, gather.bytes_per_cycle),
                         "read": cycles(read.dram_bytes, rate),
-                        "weight_port": cycles(weight_bytes, gather.bytes_per_cycle),
+                        "weight_port": cycles(-(-weight_bytes // sharers), gather.bytes_per_cycle),
                         "weight_read": cycles(weight_bytes, rate),
                         "compute": 0,
                         "scatter": write.streams * scatter.setup_cycles + write.segments * scatter.cycles_per_segment,

@@ -7,7 +7,18 @@ import pytest
 
 from skipsim.simulator import fast, reference
 from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, Counters
-from skipsim.simulator.tiles import INPUT, LAST, OUTPUT, ROW_COLUMNS, STAGE_COLUMNS, UNIT, WORK_COLUMNS, Machine, Tiles
+from skipsim.simulator.tiles import (
+    INPUT,
+    LAST,
+    OUTPUT,
+    ROW_COLUMNS,
+    SHARED,
+    STAGE_COLUMNS,
+    UNIT,
+    WORK_COLUMNS,
+    Machine,
+    Tiles,
+)
 
 WHOLE = LAST | INPUT | OUTPUT | UNIT  # a tile that is a pass and a unit of its own
 
@@ -321,6 +332,28 @@ def test_every_core_fetches_weights_of_its_own(engine):
     assert engine(([row] * 4, {}), cores=2).times("weights_end") == [6, 6, 6, 6]
 
 
+def test_shared_weights_are_fetched_once_and_waited_for_by_all(engine):
+    """Core 0 is granted the port and fetches for both; core 1 goes on gathering, and waits for what core 0 fetches."""
+    row = {"flags": WHOLE | SHARED, "weight_port": 3, "weight_read": 8, "gather_port": 2, "compute": 1}
+    ran = engine(([row] * 4, {}), cores=2, latency=5)
+    assert ran.port_busy == [8]
+    assert ran.times("weights_end") == [8, 0, 10, 2]
+    assert ran.times("gather_end") == [10, 2, 12, 4]
+    assert ran.times("compute_begin") == [13, 13, 14, 14]
+    assert ran.causes(core=1) == {"gather_transfer": 2, "weights": 11, "compute": 2}
+
+
+def test_a_request_for_weights_ends_when_another_core_is_granted_the_port_for_them(engine):
+    """Core 0 reads from 4 to 24; core 1 asks at 7 for the weights that core 0 asks for at 24: core 1 is granted."""
+    first = {"flags": WHOLE | SHARED, "group": 0, "gather": 4, "read": 20, "compute": 1}
+    slow = {"flags": WHOLE | SHARED, "group": 0, "gather": 7, "compute": 1}
+    then = {"flags": WHOLE | SHARED, "group": 1, "weight_read": 6, "compute": 1}
+    ran = engine(([first, slow, then, then], {}), cores=2)
+    assert ran.times("weights_end") == [0, 0, 24, 30]
+    assert ran.times("compute_begin") == [24, 7, 30, 30]
+    assert ran.port_busy == [26]
+
+
 # Prefetch of the next stage's weights.
 
 FIRST = {"gather_port": 3, "compute": 20}
@@ -372,7 +405,7 @@ def test_a_prefetch_needs_a_free_part(engine):
 
 def test_a_core_without_tiles_prefetches_too(engine):
     ran = engine(([FIRST], {}), ([SECOND] * 2, AHEAD), prefetch=True, cores=2)
-    assert ran.port_busy == [16, 0]
+    assert ran.port_busy == [8, 0]  # core 1 fetches at 0 for both; core 0 has them when it is ready, at 3
     assert ran.times("compute_begin")[1:] == [25, 25]
 
 

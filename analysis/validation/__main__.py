@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from skipsim.analysis.validation import dpacs, eyeriss, gemmini, nvdla, scalesim, tpu
+from skipsim.analysis.validation import dpacs, dram, eyeriss, gemmini, nvdla, scalesim, tpu
 from skipsim.analysis.validation.comparison import Comparison
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
@@ -21,6 +21,7 @@ COMPARISONS: dict[str, Callable[[Path | None], Comparison]] = {
     "tpu": tpu.compare,
     "gemmini": gemmini.compare,
     "scalesim": scalesim.compare,
+    "dram": dram.compare,
 }
 
 
