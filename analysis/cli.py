@@ -14,6 +14,7 @@ import click
 
 from skipsim import __version__
 from skipsim.analysis.cli_finished import compare, plot, recommend, report
+from skipsim.analysis.cli_machine import calibrate, validate
 from skipsim.analysis.cli_networks import record, train
 from skipsim.analysis.conventions import (
     AS_JSON,
@@ -292,5 +293,5 @@ def sweep(
         sys.exit(1)
 
 
-for command in (plot, report, recommend, compare):
+for command in (plot, report, recommend, compare, calibrate, validate):
     main.add_command(command)

@@ -11,12 +11,12 @@ from skipsim.errors import InputError
 from skipsim.hwmodels.processor import Cost
 
 ROUNDS = 12
-SMALL_ERROR = 0.02  # relative errors below this count as squares, larger ones by their size: outliers pull less
+SMALL_ERROR = 0.05  # relative errors below this count as squares, larger ones by their size: outliers pull less
 
 Values = NDArray[np.float64]
 
 
-def fit(amounts: Mapping[str, Values], ns: Values, source: str) -> Cost:
+def fit(amounts: Mapping[str, Values], ns: Values, source: str, total_ns: Values | None = None) -> Cost:
     """Fit the coefficients of a Cost so that relative errors are small.
 
     Non-negative least squares on errors relative to the measured time, repeated with weights that let a few outliers
@@ -26,14 +26,16 @@ def fit(amounts: Mapping[str, Values], ns: Values, source: str) -> Cost:
         amounts: what each coefficient is multiplied with, by its name, [measurements].
         ns: measured times.
         source: what the times are of.
+        total_ns: what errors are relative to, if the times are parts of longer ones.
     """
+    total_ns = ns if total_ns is None else total_ns
     used = {name: np.asarray(amount, float) for name, amount in amounts.items() if np.any(amount)}
     if len(ns) <= len(used):
         raise InputError(f"calibrate: {source}: {len(ns)} measurements are too few for {len(used)} coefficients")
-    matrix = np.column_stack([amount / ns for amount in used.values()])
+    matrix = np.column_stack([amount / total_ns for amount in used.values()])
     scale = matrix.max(axis=0)
-    values = robust_nnls(matrix / scale, np.ones(len(ns))) / scale
-    errors = np.abs(matrix @ values - 1)
+    values = robust_nnls(matrix / scale, ns / total_ns) / scale
+    errors = np.abs(matrix @ values - ns / total_ns)
     return Cost(
         source=f"fitted to {source}",
         measurements=len(ns),

@@ -215,7 +215,8 @@ class Hardware(Table):
         """Write the machine as TOML, whole or not at all."""
         data = self.model_dump(exclude_none=True)
         if self.processor is not None:
-            data = {key: value for key, value in data.items() if not _is_unused(value)}
+            data = {key: value for key, value in data.items() if not _is_default(value)}
+            data["processor"] = self.processor.model_dump(exclude_none=True, exclude_defaults=True)
         write_text(path, to_toml(data))
 
 
@@ -233,6 +234,10 @@ def _unused(**numbers: Any) -> dict[str, Any]:
 
 def _is_unused(table: Any) -> bool:
     return isinstance(table, dict) and table.get("source") == _NOT_USED
+
+
+def _is_default(table: Any) -> bool:
+    return _is_unused(table) or (isinstance(table, dict) and table.get("source", "").startswith("default:"))
 
 
 _UNITS_OF_A_PROCESSOR: dict[str, Any] = {

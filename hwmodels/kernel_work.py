@@ -29,7 +29,7 @@ StageName = Literal[
     "pool",
     "mean",  # of every channel
 ]
-Counts = NDArray[np.floating[Any]]
+Counts = NDArray[Any]  # float64, [frames]
 Masks = NDArray[np.bool_]
 
 
@@ -126,13 +126,20 @@ class Work:
     elements: Counts  # gates: input values compared
     input_bytes: Counts  # touched, each once
     output_bytes: Counts  # touched, reads and writes
+    output_runs: Counts  # runs of neighbouring pixels of one row that are written, or read where they are old
+    input_runs: Counts  # runs of neighbouring input pixels of one row that are touched
     weight_bytes: Counts
+    exposed_weight_bytes: Counts  # of these, what so few pixels use that computing hides nothing of their way
 
     @classmethod
     def of(cls, frames: int, **counts: Counts | float) -> Work:
         """Make a Work of so many frames; what is not named is zero."""
         zeros = np.zeros(frames)
         return cls(**{field.name: counts.get(field.name, 0.0) + zeros for field in fields(cls)})
+
+    def plus(self, other: Work) -> Work:
+        """Return the sum of two works."""
+        return Work(**{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)})
 
 
 def coarsen(masks: Masks, shape: LayerShape, block: tuple[int, int], tile: tuple[int, int]) -> Masks:
@@ -161,14 +168,26 @@ def computed_pixels(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> C
 
 def segments(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Counts:
     """Return runs of neighbouring computed pixels, over all rows."""
-    before = np.zeros_like(masks)
-    before[:, :, 1:] = masks[:, :, :-1]
-    starts: Counts = (masks & ~before).sum(axis=2) @ _sizes(shape.out_rows, tile[0]).astype(np.float64)
+    starts: Counts = runs_of_rows(masks) @ _sizes(shape.out_rows, tile[0]).astype(np.float64)
     return starts
 
 
+def runs_of_rows(masks: Masks) -> NDArray[np.int64]:
+    """Return how many runs of neighbours each row has: [frames, rows]."""
+    before = np.zeros_like(masks)
+    before[:, :, 1:] = masks[:, :, :-1]
+    found: NDArray[np.int64] = (masks & ~before).sum(axis=2)
+    return found
+
+
 def touched_inputs(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Counts:
-    """Return input pixels that some computed output reads; padding is not in memory."""
+    """Return how many input pixels some computed output reads; padding is not in memory."""
+    count: Counts = read_pixels(masks, shape, tile).sum(axis=(1, 2)).astype(np.float64)
+    return count
+
+
+def read_pixels(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Masks:
+    """Return which input pixels some computed output reads: bool [frames, in_rows, in_cols]."""
     rows = _reach(
         shape.out_rows, tile[0], shape.in_rows, shape.kernel_rows, shape.stride_rows, shape.padding_top,
         shape.dilation_rows,
@@ -177,8 +196,8 @@ def touched_inputs(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Co
         shape.out_cols, tile[1], shape.in_cols, shape.kernel_cols, shape.stride_cols, shape.padding_left,
         shape.dilation_cols,
     )  # fmt: skip
-    touched: Counts = (rows.T @ masks.astype(np.float32) @ cols > 0).sum(axis=(1, 2)).astype(np.float64)
-    return touched
+    found: Masks = rows.T @ masks.astype(np.float32) @ cols > 0
+    return found
 
 
 def _reach(
@@ -212,9 +231,9 @@ CACHED, MEMORY = Residency(0.0, 0.0, 0.0), Residency(1.0, 1.0, 1.0)
 
 def features(work: Work, residency: Residency) -> dict[str, Counts]:
     """Return what each coefficient of a Cost is multiplied with, in the order of processor.COEFFICIENTS."""
-    from_memory = work.input_bytes * residency.inputs + work.output_bytes * residency.state
     return {
         "launch_ns": work.calls,
+        "memory_launch_ns": work.calls * residency.state,
         "ns_per_block": work.blocks,
         "ns_per_tile": work.tiles,
         "ns_per_pixel": work.pixels,
@@ -223,10 +242,14 @@ def features(work: Work, residency: Residency) -> dict[str, Counts]:
         "ns_per_tap": work.taps,
         "ns_per_mac": work.macs,
         "ns_per_element": work.elements,
-        "ns_per_cached_byte": work.input_bytes + work.output_bytes - from_memory,
-        "ns_per_memory_byte": from_memory,
+        "ns_per_cached_input_byte": work.input_bytes * (1 - residency.inputs),
+        "ns_per_memory_input_byte": work.input_bytes * residency.inputs,
+        "ns_per_memory_run": work.input_runs * residency.inputs + work.output_runs * residency.state,
+        "ns_per_cached_output_byte": work.output_bytes * (1 - residency.state),
+        "ns_per_memory_output_byte": work.output_bytes * residency.state,
         "ns_per_cached_weight_byte": work.weight_bytes * (1 - residency.weights),
         "ns_per_memory_weight_byte": work.weight_bytes * residency.weights,
+        "ns_per_exposed_weight_byte": work.exposed_weight_bytes * residency.weights,
     }
 
 
@@ -242,18 +265,18 @@ def dense_work(shape: LayerShape, frames: int = 1) -> Work:
     )
 
 
-def change_work(shape: LayerShape, fresh: Counts | float, frames: int = 1) -> Work:
-    """Return the work of a gate of its own: input and reference are read and compared, value by value.
-
-    `fresh`: share of the input that the layer before has just written; the rest is as old as the reference.
-    """
+def change_work(pixels: Counts, runs: Counts, channels: int) -> Work:
+    """Return the work of a gate of its own, where the input may have changed: it is compared with the reference."""
+    compared = pixels * channels
     return Work.of(
-        frames,
+        len(pixels),
         calls=1.0,
-        elements=float(shape.in_bytes // FLOAT_BYTES),
-        pixels=float(shape.in_rows * shape.in_cols),
-        input_bytes=shape.in_bytes * (fresh + np.zeros(frames)),
-        output_bytes=shape.in_bytes * (2.0 - fresh + np.zeros(frames)),
+        pixels=pixels,
+        elements=compared,
+        input_bytes=compared * FLOAT_BYTES,
+        input_runs=runs,
+        output_bytes=compared * FLOAT_BYTES,  # the reference: as old as the state
+        output_runs=runs,
     )
 
 
@@ -261,43 +284,78 @@ def watch_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
     """Return what a gate fused into the producer adds: it compares what was computed with the reader's reference."""
     pixels = computed_pixels(masks, shape, tile)
     compared = pixels * shape.out_channels
-    return Work.of(len(masks), calls=1.0, pixels=pixels, elements=compared, output_bytes=compared * FLOAT_BYTES)
-
-
-def decide_work(shape: LayerShape, masks: Masks) -> Work:
-    """Return the work of a decision: the change of every pixel is averaged over the taps of every output position."""
-    taps = float(shape.kernel_rows * shape.kernel_cols * shape.out_rows * shape.out_cols)
     return Work.of(
         len(masks),
         calls=1.0,
-        blocks=float(masks[0].size),
-        pixels=float(shape.in_rows * shape.in_cols),
-        elements=taps,
+        pixels=pixels,
+        elements=compared,
+        output_bytes=compared * FLOAT_BYTES,
+        output_runs=segments(masks, shape, tile),
+    )
+
+
+def decide_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return the work of a decision: taps are summed in rows, then in columns until a block is known to be on."""
+    width = (shape.out_cols - 1) * shape.stride_cols + (shape.kernel_cols - 1) * shape.dilation_cols + 1
+    skipped = shape.out_rows * shape.out_cols - computed_pixels(masks, shape, tile)
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        blocks=float(shape.out_rows * masks.shape[2]),
+        tiles=masks.sum(axis=(1, 2)).astype(np.float64),
+        segments=segments(masks, shape, tile) + shape.out_rows,
+        pixels=skipped * shape.kernel_cols,
+        elements=float(shape.out_rows * width * shape.kernel_rows),
+        input_bytes=float(shape.in_rows * shape.in_cols * FLOAT_BYTES),
     )
 
 
 def move_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
-    """Return the work of moving references on the pixels all of whose readers are computed."""
-    settled = shape.in_rows * shape.in_cols - touched_inputs(~masks, shape, tile)
-    moved = settled * shape.in_channels * FLOAT_BYTES
+    """Return the work of moving references where all readers are computed, found from the computed pixels' taps."""
+    settled = ~read_pixels(~masks, shape, tile) & read_pixels(masks, shape, tile)
+    pixels = settled.sum(axis=(1, 2)).astype(np.float64)
+    moved = pixels * shape.in_channels * FLOAT_BYTES
+    runs = runs_of_rows(settled).sum(axis=1).astype(np.float64)
     return Work.of(
         len(masks),
         calls=1.0,
-        blocks=float(masks[0].size),
-        pixels=settled,
+        pixels=pixels,
+        segments=segments(masks, shape, tile),
+        elements=computed_pixels(masks, shape, tile) * shape.kernel_rows * shape.kernel_cols,
         input_bytes=moved,
+        input_runs=runs,
         output_bytes=moved,
+        output_runs=runs,
+    )
+
+
+def combine_work(channels: int, sources: int, pixels: Counts, runs: Counts) -> Work:
+    """Return the work of a sum of maps at so many pixels: sources are read, the result is written."""
+    values = pixels * channels
+    return Work.of(
+        len(pixels),
+        calls=1.0,
+        pixels=pixels,
+        elements=values * sources,
+        input_bytes=values * sources * FLOAT_BYTES,
+        input_runs=runs * sources,
+        output_bytes=values * FLOAT_BYTES,
+        output_runs=runs,
     )
 
 
 def list_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
-    """Return the work of turning a mask into a list of pixels."""
+    """Return the work of turning a mask into a list of pixels, row by row of pixels."""
+    rows = _sizes(shape.out_rows, tile[0]).astype(np.float64)
+    pixels = computed_pixels(masks, shape, tile)
     return Work.of(
         len(masks),
         calls=1.0,
-        blocks=float(masks[0].size),
-        tiles=masks.sum(axis=(1, 2)).astype(np.float64),
-        pixels=computed_pixels(masks, shape, tile),
+        blocks=float(shape.out_rows * masks.shape[2]),
+        tiles=masks.sum(axis=2) @ rows,
+        segments=segments(masks, shape, tile),
+        pixels=pixels,
+        output_bytes=pixels * FLOAT_BYTES,
     )
 
 
@@ -312,6 +370,8 @@ def compiled_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], regist
     vectors = groups * -(-(shape.out_channels // groups) // registers.lanes)
     panels = groups * -(-(shape.out_channels // groups) // (registers.lanes * registers.vectors))
     register_tiles = np.ceil(pixels / registers.pixels) * panels
+    weight_bytes = float(FLOAT_BYTES * shape.reduction * vectors * registers.lanes) * (pixels > 0)
+    read = read_pixels(masks, shape, tile)
     return Work.of(
         len(masks),
         calls=1.0,
@@ -320,9 +380,12 @@ def compiled_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], regist
         register_tiles=register_tiles,
         taps=register_tiles * shape.reduction,
         macs=pixels * vectors * registers.lanes * shape.reduction,
-        input_bytes=touched_inputs(masks, shape, tile) * shape.in_channels * FLOAT_BYTES,
+        input_bytes=read.sum(axis=(1, 2)) * float(shape.in_channels * FLOAT_BYTES),
+        input_runs=runs_of_rows(read).sum(axis=1).astype(np.float64),
         output_bytes=pixels * shape.out_channels * FLOAT_BYTES,
-        weight_bytes=float(FLOAT_BYTES * shape.reduction * vectors * registers.lanes) * (pixels > 0),
+        output_runs=segments(masks, shape, tile),
+        weight_bytes=weight_bytes,
+        exposed_weight_bytes=weight_bytes * (1 - np.minimum(pixels / registers.pixels, 1)),
     )
 
 

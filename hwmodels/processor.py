@@ -80,6 +80,7 @@ class Cost(Table):
     """Coefficients of one kernel on one class of layers; what is left out is zero."""
 
     launch_ns: Nanoseconds = Field(0.0, description="a call")
+    memory_launch_ns: Nanoseconds = Field(0.0, description="more, where its own tables and code lie in memory")
     ns_per_block: Nanoseconds = Field(0.0, description="a block of the mask looked at")
     ns_per_tile: Nanoseconds = Field(0.0, description="a block that is computed")
     ns_per_pixel: Nanoseconds = Field(0.0, description="an output pixel that is computed")
@@ -88,16 +89,20 @@ class Cost(Table):
     ns_per_tap: Nanoseconds = Field(0.0, description="a step of its inner loop: loads, whatever its size")
     ns_per_mac: Nanoseconds = Field(0.0, description="a multiply-add of whole vectors")
     ns_per_element: Nanoseconds = Field(0.0, description="gates: an input value compared")
-    ns_per_cached_byte: Nanoseconds = Field(0.0, description="a touched byte of maps or state out of a cache")
-    ns_per_memory_byte: Nanoseconds = Field(0.0, description="... out of memory")
-    ns_per_cached_weight_byte: Nanoseconds = Field(0.0, description="a touched byte of weights out of a cache")
+    ns_per_cached_input_byte: Nanoseconds = Field(0.0, description="a touched byte of the input, out of a cache")
+    ns_per_memory_input_byte: Nanoseconds = Field(0.0, description="... out of memory")
+    ns_per_memory_run: Nanoseconds = Field(0.0, description="the first access to a run of pixels in memory")
+    ns_per_cached_output_byte: Nanoseconds = Field(0.0, description="a touched byte of output or state, out of a cache")
+    ns_per_memory_output_byte: Nanoseconds = Field(0.0, description="... out of memory")
+    ns_per_cached_weight_byte: Nanoseconds = Field(0.0, description="a byte of weights out of a cache")
     ns_per_memory_weight_byte: Nanoseconds = Field(0.0, description="... out of memory")
+    ns_per_exposed_weight_byte: Nanoseconds = Field(0.0, description="... with too few pixels to compute meanwhile")
     measurements: WholeNumber = Field(0, description="that the fit rests on")
     median_error: Share = Field(0.0, description="of the fit's own measurements, relative")
     p90_error: Share = Field(0.0, description="likewise, 90th percentile")
 
 
-COEFFICIENTS = tuple(name for name in Cost.model_fields if name.startswith("ns_per_") or name == "launch_ns")
+COEFFICIENTS = tuple(name for name in Cost.model_fields if name.startswith("ns_per_") or name.endswith("launch_ns"))
 
 
 class Processor(Table):

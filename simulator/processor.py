@@ -1,9 +1,9 @@
 """A trace on a measured processor: counted work x fitted coefficients, as the Report that every machine gives.
 
 The cycles of a stage are nanoseconds at `clock_hz`. Their causes are those of the accelerators: launch; gate; index
-(blocks looked at, blocks computed); weights; gather_issue (pixels and runs of them); gather_transfer (input bytes);
-compute (register tiles and their multiply-adds); scatter (output bytes, read and written). Nothing overlaps: overlap is
-in the coefficients, which were fitted to whole calls.
+(blocks looked at, blocks computed); weights; gather_issue (pixels and runs of them); gather_transfer and gather_latency
+(input bytes, and the first access to a run); compute (register tiles and their multiply-adds); scatter (output bytes).
+Nothing overlaps: overlap is in the coefficients, which were fitted to whole calls.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from skipsim.hwmodels.kernel_work import (
     features,
     list_work,
     move_work,
+    segments,
     watch_work,
 )
 from skipsim.hwmodels.processor import Cost, Processor, residency_of
@@ -48,6 +49,7 @@ from skipsim.traces.trace import Trace
 AUTO_SIZES = (64, 32, 16, 8, 4, 2, 1)
 CAUSE_OF = {
     "launch_ns": "launch",
+    "memory_launch_ns": "launch",
     "ns_per_block": "index",
     "ns_per_tile": "index",
     "ns_per_pixel": "gather_issue",
@@ -56,8 +58,14 @@ CAUSE_OF = {
     "ns_per_tap": "compute",
     "ns_per_mac": "compute",
     "ns_per_element": "gate",
+    "ns_per_cached_input_byte": "gather_transfer",
+    "ns_per_memory_input_byte": "gather_transfer",
+    "ns_per_memory_run": "gather_latency",
+    "ns_per_cached_output_byte": "scatter",
+    "ns_per_memory_output_byte": "scatter",
     "ns_per_cached_weight_byte": "weights",
     "ns_per_memory_weight_byte": "weights",
+    "ns_per_exposed_weight_byte": "weights",
 }
 
 
@@ -114,18 +122,10 @@ def shape_of(layer: Layer) -> LayerShape:
 
 
 def causes_ns(work: Work, cost: Cost, residency: Residency) -> NDArray[np.float64]:
-    """Return nanoseconds by cause, [frames, causes]; bytes of maps are split into gather and scatter."""
+    """Return nanoseconds by cause, [frames, causes]."""
     causes = np.zeros((len(work.calls), len(CAUSES)))
     for name, amount in features(work, residency).items():
-        spent = amount * getattr(cost, name)
-        if name in CAUSE_OF:
-            causes[:, C[CAUSE_OF[name]]] += spent
-            continue
-        memory = name == "ns_per_memory_byte"
-        read = work.input_bytes * (residency.inputs if memory else 1 - residency.inputs)
-        read_ns = read * getattr(cost, name)
-        causes[:, C["gather_transfer"]] += read_ns
-        causes[:, C["scatter"]] += spent - read_ns
+        causes[:, C[CAUSE_OF[name]]] += amount * getattr(cost, name)
     return causes
 
 
@@ -178,12 +178,15 @@ def _gate_ns(
         head = replace(shape, out_channels=1, groups=1)
         cost = cost_of(processor.dense, head, "dense")
         return np.asarray(causes_ns(dense_work(head, frames), cost, where).sum(axis=1))
-    fresh = computed_pixels(tiles, shape, tile) / layer.out_pixels  # taken to be what the layer before computed
-    compare: StageName = "watch" if placement == "fused" else "change"
+    # what the layer before has computed: taken to be as large a share of its map
+    fresh = computed_pixels(tiles, shape, tile) / layer.out_pixels * (layer.in_rows * layer.in_cols)
+    fused, runs = placement == "fused", segments(tiles, shape, tile)
     works: dict[StageName, Work] = {
-        compare: watch_work(shape, tiles, tile) if placement == "fused" else change_work(shape, fresh, frames),
-        "decide": decide_work(shape, tiles),
+        "decide": decide_work(shape, tiles, tile),
         "move": move_work(shape, tiles, tile),
+        "watch" if fused else "change": (
+            watch_work(shape, tiles, tile) if fused else change_work(fresh, runs, layer.in_channels)
+        ),
     }
     spent = [causes_ns(work, stage_of(processor, name), where) for name, work in works.items()]
     return np.asarray(np.sum(spent, axis=(0, 2)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from skipsim.analysis.validation import dpacs, dram, eyeriss, gemmini, nvdla, scalesim, tpu
+from skipsim.analysis.validation import dpacs, dram, eyeriss, gemmini, nvdla, operators, scalesim, tpu
 from skipsim.analysis.validation.comparison import Comparison
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
@@ -22,6 +22,7 @@ COMPARISONS: dict[str, Callable[[Path | None], Comparison]] = {
     "gemmini": gemmini.compare,
     "scalesim": scalesim.compare,
     "dram": dram.compare,
+    "operators": operators.compare,
 }
 
 

@@ -1,0 +1,171 @@
+"""The command line of real machines: measure one, and hold its predictions against the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skipsim.analysis.conventions import complain, example, print_json
+from skipsim.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from skipsim.hwmodels.kernel_work import LayerShape
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@click.command(
+    epilog=example(
+        "skipsim calibrate -o my-machine.toml",
+        "skipsim calibrate -o my-machine.toml --anchor hrnet_w32@256x256",
+        "skipsim calibrate -o my-machine.toml --from my-machine.parquet",
+    )
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The machine: a .toml file.")
+@click.option("--raw", type=click.Path(path_type=Path), help="Raw measurements; default: the .toml's name, .parquet.")
+@click.option("--from", "source", type=click.Path(path_type=Path), help="Fit these raw measurements; measure nothing.")
+@click.option("--anchor", "anchors", multiple=True, metavar="NETWORK@RxC", help="Measure a network's dense layers too.")
+@click.option("--passes", default=12, show_default=True, type=click.IntRange(min=2), help="Over all measurements.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the layers and masks.")
+@click.option("--allow-busy", is_flag=True, help="Measure beside other load; the file's repeatability shows it.")
+@AS_JSON
+def calibrate(
+    device: str,
+    out: Path,
+    raw: Path | None,
+    source: Path | None,
+    anchors: tuple[str, ...],
+    passes: int,
+    seed: int,
+    allow_busy: bool,
+    as_json: bool,
+) -> None:
+    """Measure this machine and write it as a .toml file.
+
+    Takes about a minute. Other programs disturb it: much load is refused, some is warned about.
+    """
+    from skipsim.analysis.summary import describe_machines
+    from skipsim.hwmodels.calibrate import calibrate as run
+    from skipsim.hwmodels.calibrate import fit_hardware
+    from skipsim.hwmodels.measure import Plan
+    from skipsim.hwmodels.measurement_file import Measurements
+
+    if not out.parent.is_dir():
+        raise InputError(f"--out {str(out)!r}: no such folder: {out.parent}")
+
+    def say(text: str) -> None:
+        if text.startswith("warning: "):
+            complain(text)
+        elif text and not as_json:
+            click.echo(text, err=True)
+
+    if source:
+        hardware = fit_hardware(Measurements.load(source), out.stem)
+    else:
+        shapes = [shape for anchor in anchors for shape in _shapes_of(anchor)]
+        plan = Plan(passes=passes, seed=seed)
+        hardware, measurements = run(out.stem, device=device, plan=plan, anchors=shapes, allow_busy=allow_busy, say=say)
+        measurements.save(raw or out.with_suffix(".parquet"))
+    hardware.save(out)
+    if as_json:
+        print_json(hardware.model_dump(exclude_none=True))
+        return
+    click.echo(f"{describe_machines([hardware])}\n\n{describe_fit(hardware.model_dump())}\n")
+    click.echo(f"next: skipsim validate --hardware {out}")
+
+
+def describe_fit(machine: dict[str, Any]) -> str:
+    """Say how well the fitted sums meet their own measurements, beside how well these repeat."""
+    from skipsim.analysis.summary import table
+
+    processor = machine["processor"]
+    groups = {
+        **{f"{path}, {kind}": cost for path, kinds in processor["kernels"].items() for kind, cost in kinds.items()},
+        **{f"dense, {kind}": cost for kind, cost in processor["dense"].items()},
+        **dict(processor["stages"]),
+    }
+    rows = [("fitted", "measurements", "median error", "p90")]
+    rows += [
+        (name, str(cost["measurements"]), f"{cost['median_error']:.1%}", f"{cost['p90_error']:.1%}")
+        for name, cost in groups.items()
+    ]
+    return f"{table(rows, 'lrrr')}\n\nmeasured again: {processor['repeatability']:.1%} apart in the median"
+
+
+def _shapes_of(anchor: str) -> list[LayerShape]:
+    """Return the layers of NETWORK@RxC."""
+    from skipsim.analysis.conventions import read_pair
+    from skipsim.simulator.processor import shape_of
+    from skipsim.traces.record import network_layers
+
+    name, at, size = anchor.partition("@")
+    if not at:
+        raise InputError(f"--anchor {anchor!r}: must be NETWORK@ROWSxCOLS, for example hrnet_w32@256x256")
+    rows, cols = read_pair("--anchor", size)
+    return [shape_of(layer) for layer in network_layers(name, rows, cols)]
+
+
+@click.command(
+    epilog=example(
+        "skipsim validate --hardware my-machine.toml",
+        "skipsim validate --hardware my-machine.toml --network hrnet_w32 --figures figures --json",
+    )
+)
+@click.option("--hardware", required=True, metavar="NAME|FILE", help="A machine that skipsim calibrate measured.")
+@click.option("--network", "networks", multiple=True, help="Whole networks to run; default: all of them.")
+@click.option("--no-networks", is_flag=True, help="Layers and block sizes only.")
+@click.option("--block", "blocks", multiple=True, type=click.IntRange(min=1), help="Of the networks' gates; default 4.")
+@click.option("--passes", default=6, show_default=True, type=click.IntRange(min=2), help="Over all measurements.")
+@click.option("--allow-busy", is_flag=True, help="Measure beside other load.")
+@click.option("--figures", type=click.Path(path_type=Path), help="Folder for the figures.")
+@AS_JSON
+def validate(
+    hardware: str,
+    networks: tuple[str, ...],
+    no_networks: bool,
+    blocks: tuple[int, ...],
+    passes: int,
+    allow_busy: bool,
+    figures: Path | None,
+    as_json: bool,
+) -> None:
+    """Hold a measured machine's predictions against the clock.
+
+    On layers, masks, block sizes and whole networks that calibration never saw; takes minutes.
+    """
+    from skipsim.analysis.validate import NETWORKS, describe
+    from skipsim.analysis.validate import validate as run
+    from skipsim.hwmodels.hardware import load_hardware
+
+    for name in networks:
+        if name not in NETWORKS:
+            raise InputError(f"--network {name!r} is unknown; {nearest(name, NETWORKS)}")
+    results = run(
+        load_hardware(hardware),
+        networks=() if no_networks else networks or tuple(NETWORKS),
+        blocks=blocks or (4,),
+        passes=passes,
+        allow_busy=allow_busy,
+        say=_say(as_json),
+    )
+    if figures:
+        from skipsim.analysis.validate_figures import draw
+
+        results["figures"] = [str(file) for file in draw(results, figures)]
+    print_json(results) if as_json else click.echo(describe(results))
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    """Return what prints warnings, and progress unless `quiet`, on standard error."""
+
+    def say(text: str) -> None:
+        if text.startswith("warning: "):
+            complain(text)
+        elif text and not quiet:
+            click.echo(text, err=True)
+
+    return say
