@@ -28,7 +28,7 @@ from skipsim.hwmodels.processor import COEFFICIENTS, Cost, Peaks, Processor, res
 if TYPE_CHECKING:
     from skipsim.hwmodels.measure import Plan
 
-STAGES: tuple[StageName, ...] = ("list", "change", "watch", "decide", "move", "combine")
+STAGES: tuple[StageName, ...] = ("list", "change", "watch", "decide", "move", "combine", "silu", "mean")
 FEWEST = 12  # measurements of a class that are worth a fit of their own
 
 

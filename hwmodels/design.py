@@ -20,13 +20,16 @@ from skipsim.hwmodels.kernel_work import (
     Registers,
     Work,
     change_work,
+    coarsen,
     combine_work,
     decide_work,
     dense_work,
     list_work,
+    mean_work,
     move_work,
     read_pixels,
     runs_of_rows,
+    silu_work,
     watch_work,
 )
 
@@ -64,7 +67,8 @@ BLOCKS = (1, 2, 4, 8, 16)
 class Call:
     """A gated layer as it is measured: its shape, and what its mask is like.
 
-    `cluster`: blocks over which the mask is alike; 0: every block for itself.
+    `cluster`: blocks over which the mask is alike; 0: every block for itself. `drawn_block`: the mask is drawn in such
+    blocks and coarsened, so that calls of several blocks ask for the same; 0: in its own.
     """
 
     shape: LayerShape
@@ -72,12 +76,16 @@ class Call:
     density: float
     cluster: float
     seed: int
+    drawn_block: int = 0
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The mask, bool [grid rows, grid columns]; at least one block is on."""
-        grid = -(-self.shape.out_rows // self.block[0]), -(-self.shape.out_cols // self.block[1])
-        return draw_mask(grid, self.density, self.cluster, np.random.default_rng(self.seed))
+        drawn = (self.drawn_block, self.drawn_block) if self.drawn_block else self.block
+        grid = -(-self.shape.out_rows // drawn[0]), -(-self.shape.out_cols // drawn[1])
+        mask = draw_mask(grid, self.density, self.cluster, np.random.default_rng(self.seed))
+        coarse: NDArray[np.bool_] = coarsen(mask[None], self.shape, drawn, self.block)[0]
+        return coarse
 
     @property
     def masks(self) -> Masks:
@@ -179,5 +187,8 @@ def work_of(what: str, call: Call, registers: Registers) -> Work:
         if what == "change":
             return change_work(pixels, runs, shape.in_channels)
         return combine_work(shape.in_channels, 1, pixels, runs)
-    stages = {"list": list_work, "watch": watch_work, "decide": decide_work, "move": move_work}
+    stages = {
+        "list": list_work, "watch": watch_work, "decide": decide_work, "move": move_work, "silu": silu_work,
+        "mean": mean_work,
+    }  # fmt: skip
     return stages[what](shape, masks, block)

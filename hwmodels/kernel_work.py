@@ -24,10 +24,9 @@ StageName = Literal[
     "watch",  # a gate fused into the producer: what it costs more
     "decide",  # changes become a mask
     "move",  # references follow what was computed
-    "combine",  # sums, upsampling, activations between convolutions
-    "scale",  # channels scaled: squeeze-and-excite
-    "pool",
-    "mean",  # of every channel
+    "combine",  # sums, scaling, pooling, upsampling between convolutions
+    "silu",  # what this activation costs more than a clamp
+    "mean",  # of every channel, over the whole map
 ]
 Counts = NDArray[Any]  # float64, [frames]
 Masks = NDArray[np.bool_]
@@ -341,6 +340,25 @@ def combine_work(channels: int, sources: int, pixels: Counts, runs: Counts) -> W
         input_runs=runs * sources,
         output_bytes=values * FLOAT_BYTES,
         output_runs=runs,
+    )
+
+
+def silu_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return what the activation x / (1 + exp(-x)) adds: an exponential for every output value."""
+    pixels = computed_pixels(masks, shape, tile)
+    return Work.of(len(masks), calls=1.0, pixels=pixels, elements=pixels * shape.out_channels)
+
+
+def mean_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
+    """Return the work of the mean of every output channel: the whole map is read, the computed part of it fresh."""
+    fresh = computed_pixels(masks, shape, tile) * shape.out_channels * FLOAT_BYTES
+    return Work.of(
+        len(masks),
+        calls=1.0,
+        pixels=float(shape.out_rows * shape.out_cols),
+        elements=float(shape.out_bytes // FLOAT_BYTES),
+        input_bytes=fresh,
+        output_bytes=shape.out_bytes - fresh,
     )
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from skipsim.hwmodels.machine_code import host_lanes
-from skipsim.hwmodels.program import Program
-from skipsim.hwmodels.register_tile import pixels_per_tile
 
-from skipsim.hwmodels.design import draw_calls, draw_shapes, work_of
+from skipsim.hwmodels.design import Call, draw_calls, draw_shapes, work_of
 from skipsim.hwmodels.host import describe_host
 from skipsim.hwmodels.kernel_work import FLOAT_BYTES, LayerClass, LayerShape, Registers, Work
+from skipsim.hwmodels.kernels.machine_code import host_lanes
+from skipsim.hwmodels.kernels.program import Program
+from skipsim.hwmodels.kernels.register_tile import pixels_per_tile
 from skipsim.hwmodels.measured_chain import Chain, Maps, build_chain
 from skipsim.hwmodels.measurement_file import Measurements, row_of
 from skipsim.hwmodels.microbenchmarks import measure_peaks
 
 FLUSH_BYTES = 128 * 2**20  # more than a core's share of any last cache
+DIFFERENCES = {"watched": "watch", "activated": "silu"}  # what a step is called, and the stage that makes it longer
 Say = Callable[[str], None]
 
 
@@ -85,11 +86,10 @@ def measure_compiled(plan: Plan, say: Say) -> Measurements:
     for number, calls in enumerate(draw_calls(shapes, plan.seed, plan.configurations)):
         pairs = list(zip(calls, maps, strict=True))
         chains.append(build_chain(pairs, "separate"))
-        if number % 2 == 0:
-            chains.append(build_chain(pairs, "fused"))
+        chains.append(build_chain(pairs, "silu" if number % 2 else "fused"))
     rows = _cold(chains, plan, say) + _hot(chains, registers, plan, say)
     return Measurements(
-        _with_watches(pd.DataFrame(rows)),
+        _with_differences(pd.DataFrame(rows)),
         describe_host(),
         peaks,
         datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -97,6 +97,14 @@ def measure_compiled(plan: Plan, say: Say) -> Measurements:
         registers.lanes,
         registers.pixels,
     )
+
+
+def measure_calls(calls: Sequence[Sequence[Call]], shapes: Sequence[LayerShape], plan: Plan) -> pd.DataFrame:
+    """Time chains of given calls, cold; every chain has one call of each shape, in order."""
+    generator = np.random.default_rng([plan.seed, 5])
+    maps = [Maps.of(shape, generator) for shape in shapes]
+    chains = [build_chain(list(zip(chain, maps, strict=True)), "separate") for chain in calls]
+    return pd.DataFrame(_cold(chains, plan, lambda text: None))
 
 
 def _cold(chains: list[Chain], plan: Plan, say: Say) -> list[dict[str, Any]]:
@@ -145,13 +153,14 @@ def _calls_of(chain: Chain) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(chain.steps)], strict=True))
 
 
-def _with_watches(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn the kernels' names into paths, and watched convolutions into what watching costs more."""
+def _with_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn convolutions with more to do into what that costs more."""
     key = [*(one.name for one in fields(LayerShape)), "block", "density", "cluster", "seed", "hot"]
     plain = table[table["what"] == "compiled"].drop_duplicates(key).set_index(key)["ns"]
-    watched = table[table["what"] == "watched"].copy()
-    alone = plain.reindex(pd.MultiIndex.from_frame(watched[key])).to_numpy()
-    watched["ns"] = (watched["ns"].to_numpy() - alone).clip(min=1.0)
-    watched["what"] = "watch"
-    rest = table[table["what"] != "watched"]
-    return pd.concat([rest, watched], ignore_index=True)
+    tables = [table[~table["what"].isin(DIFFERENCES)]]
+    for name, stage in DIFFERENCES.items():
+        rows = table[table["what"] == name].copy()
+        rows["ns"] = (rows["ns"].to_numpy() - plain.reindex(pd.MultiIndex.from_frame(rows[key])).to_numpy()).clip(min=1)
+        rows["what"] = stage
+        tables.append(rows)
+    return pd.concat(tables, ignore_index=True)

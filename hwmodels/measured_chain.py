@@ -24,6 +24,7 @@ from skipsim.hwmodels.kernels import (
     Source,
     Step,
     Watch,
+    channel_mean,
     combine,
     convolve,
     decide,
@@ -33,7 +34,8 @@ from skipsim.hwmodels.kernels import (
     pack,
 )
 
-GATES = ("separate", "fused")
+VARIANTS = ("separate", "fused", "silu")
+"""The gate as a pass of its own; fused into the producer; and a pass of its own with the dearer activation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,7 @@ class Maps:
 class TimedStep:
     """A step of a chain: which stage or kernel it is, and of which call."""
 
-    name: str  # of a stage, or "compiled", or "watched": with the next layer's gate fused into it
+    name: str  # of a stage, or "compiled"; "watched", "activated": with more to do
     call: Call
 
 
@@ -111,18 +113,18 @@ def convolution_of(shape: LayerShape) -> Convolution:
     )
 
 
-def build_chain(calls: list[tuple[Call, Maps]], gate: str) -> Chain:
-    """Bind all steps of all calls, one call after the other; `gate` is one of GATES."""
+def build_chain(calls: list[tuple[Call, Maps]], variant: str) -> Chain:
+    """Bind all steps of all calls, one call after the other; `variant` is one of VARIANTS."""
     steps: list[Step] = []
     timed: list[TimedStep] = []
     for call, maps in calls:
-        for step, name in _steps_of(call, maps, gate):
+        for step, name in _steps_of(call, maps, variant):
             steps.append(step)
             timed.append(TimedStep(name, call))
     return Chain(Program(steps), tuple(timed))
 
 
-def _steps_of(call: Call, maps: Maps, gate: str) -> list[tuple[Step, str]]:
+def _steps_of(call: Call, maps: Maps, variant: str) -> list[tuple[Step, str]]:
     shape, block = call.shape, call.block
     mask = np.ascontiguousarray(call.mask.astype(np.uint8))
     geometry = convolution_of(shape)
@@ -135,17 +137,20 @@ def _steps_of(call: Call, maps: Maps, gate: str) -> list[tuple[Step, str]]:
     decided = FeatureMap.zeros(shape.in_rows, shape.in_cols, 1, margin)
     decided.interior[:, :, 0] = written
     found = [(combine(maps.x, [Source(maps.producer)], inputs, "relu"), "combine")]
-    if gate == "separate":
+    if variant == "separate":
         found.append((measure_change(maps.x, maps.reference, change, inputs), "change"))
     found += [
         (decide(decided, geometry, np.zeros_like(mask), block, 0.5), "decide"),
         (list_pixels(mask, block, active), "list"),
         (move_reference(maps.x, maps.reference, change, geometry, mask, block, active), "move"),
     ]
-    if gate == "separate":
-        return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu"), "compiled")]
-    watch = Watch(maps.consumer, FeatureMap.zeros(shape.out_rows, shape.out_cols, 1))
-    return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu", watch=watch), "watched")]
+    if variant == "fused":
+        watch = Watch(maps.consumer, FeatureMap.zeros(shape.out_rows, shape.out_cols, 1))
+        return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu", watch=watch), "watched")]
+    if variant == "silu":
+        return [*found, (convolve(maps.packed, maps.x, maps.y, active, "silu"), "activated")]
+    mean = channel_mean(maps.y, np.zeros(shape.out_channels, np.float32))
+    return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu"), "compiled"), (mean, "mean")]
 
 
 def _active_of(pixels: NDArray[np.bool_]) -> ActivePixels:

@@ -15,7 +15,7 @@ from skipsim.hwmodels.design import Call
 from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.hwmodels.processor import Host, Peaks
 
-CALL = ("what", "kind", "block", "density", "cluster", "seed", "hot", "footprint_bytes")
+CALL = ("what", "kind", "block", "density", "cluster", "seed", "drawn_block", "hot", "footprint_bytes")
 TIMES = ("ns", "total_ns", "first_ns", "second_ns")
 _ABOUT = "skipsim"
 
@@ -94,6 +94,7 @@ def row_of(what: str, call: Call, hot: bool, footprint_bytes: float) -> dict[str
         "density": call.density,
         "cluster": call.cluster,
         "seed": call.seed,
+        "drawn_block": call.drawn_block,
         "hot": hot,
         "footprint_bytes": footprint_bytes,
         **asdict(call.shape),
@@ -104,4 +105,4 @@ def call_of(row: Any) -> Call:
     """Return the call that a row is of."""
     shape = LayerShape(**{field.name: int(getattr(row, field.name)) for field in fields(LayerShape)})
     block = int(row.block)
-    return Call(shape, (block, block), float(row.density), float(row.cluster), int(row.seed))
+    return Call(shape, (block, block), float(row.density), float(row.cluster), int(row.seed), int(row.drawn_block))

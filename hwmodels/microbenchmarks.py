@@ -8,11 +8,11 @@ import time
 import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
-from skipsim.hwmodels.machine_code import compile_functions, host_lanes, vector_registers
-from skipsim.hwmodels.vector_code import FLOAT, I64, Emitter
 
 from skipsim.compiled import compiled
 from skipsim.hwmodels.fit import significant
+from skipsim.hwmodels.kernels.machine_code import compile_functions, host_lanes, vector_registers
+from skipsim.hwmodels.kernels.vector_code import FLOAT, I64, Emitter
 from skipsim.hwmodels.processor import Peaks
 
 FOOTPRINTS = tuple(2.0**power for power in range(17, 29))  # 128 KiB, beyond the first cache, to 256 MiB

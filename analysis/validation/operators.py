@@ -25,7 +25,7 @@ QUANTITY = "ms of a network"
 NOTES = (
     "two parameters know nothing of gathers, scatters, gates and launches: where they are too fast, these are why",
     "assumed: a network's time is one rate and one constant; with one dense point the constant is zero",
-    f"assumed for the measured machine: masks of {BLOCK}x{BLOCK} blocks in clusters of {CLUSTER_PIXELS} pixels at 256x192, "
+    f"assumed for the measured machine: {BLOCK}x{BLOCK} blocks in clusters of {CLUSTER_PIXELS} pixels at 256x192, "
     "the same share of MACs in every layer, a norm gate of its own before each",
     "the published CPU, the details of its im2col kernel and its block size are not stated",
     "SBNet's and DeltaCNN's tables could not be read from a citable copy and are left out",
