@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from skipsim.hwmodels.step_work import predict_step
 
 from skipsim.analysis.summary import table
 from skipsim.errors import InputError
@@ -29,6 +28,7 @@ from skipsim.hwmodels.measure import Plan, measure_calls, measure_compiled
 from skipsim.hwmodels.measured_torch import measure_dense
 from skipsim.hwmodels.measurement_file import call_of
 from skipsim.hwmodels.processor import Processor
+from skipsim.hwmodels.step_work import predict_step
 from skipsim.simulator.processor import shape_of
 from skipsim.traces.execute.timed_network import TimedNetwork
 
@@ -87,7 +87,7 @@ def predicted_ns(rows: pd.DataFrame, processor: Processor) -> NDArray[np.float64
     for number, row in enumerate(rows.itertuples(index=False)):
         what, kind = str(row.what), str(row.kind)
         costs: Any = processor.dense if what == "dense" else processor.kernels.get(what, {})  # type: ignore[call-overload]
-        cost = processor.stages[what] if what in STAGES else costs.get(kind)  # type: ignore[index]
+        cost = processor.stages[what] if what in STAGES else costs.get(kind)
         if cost is None:
             found[number] = np.nan
             continue
@@ -277,7 +277,9 @@ def _column(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 def describe(results: dict[str, Any]) -> str:
     """Say how far predictions and measurements lie apart, in tables."""
-    layers = [("layers never seen", "", "median", "p90", "repeat", "MAC count", "roofline", "dense x density")]
+    layers: list[tuple[str, ...]] = [
+        ("layers never seen", "", "median", "p90", "repeat", "MAC count", "roofline", "dense x density")
+    ]
     for one in results["layers"]:
         naive = one.get("naive", {})
         layers.append(

@@ -35,5 +35,7 @@ def test_mac_counts_promise_gpus_more_than_they_keep():
     pairs = [pair for pair in operators.compare(ORACLES).pairs if not pair.calibrated]
     gpu = [pair.error for pair in pairs if "RTX 3090" in pair.group]
     assert all(error < -0.5 for error in gpu)
-    cpu = [pair.error for pair in pairs if "M1 Pro CPU" in pair.group]
-    assert median(map(abs, cpu)) < 0.25
+    segblocks = [abs(pair.error) for pair in pairs if "1080" in pair.group]
+    assert median(segblocks) < 0.25
+    # two dense points 13 % apart are extrapolated to a constant that sparse networks do not have
+    assert all(pair.error > 1 for pair in pairs if "M1 Pro CPU" in pair.group)

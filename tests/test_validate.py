@@ -1,0 +1,73 @@
+"""Are the numbers of a validation what their names say, and are machines that can't be validated refused?"""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from skipsim.analysis import validate as validation
+from skipsim.analysis.cli import main
+from skipsim.analysis.validate import _crossing, kendall_tau, naive_errors, predicted_ns, spread
+from skipsim.errors import InputError
+from skipsim.hwmodels.design import Call, draw_shapes
+from skipsim.hwmodels.hardware import load_hardware
+from skipsim.hwmodels.measurement_file import row_of
+
+MEASURED = "measured-zen4-2core"
+
+
+@pytest.mark.parametrize(
+    ("second", "tau"), [([1, 2, 3, 4], 1.0), ([4, 3, 2, 1], -1.0), ([1, 2, 4, 3], 4 / 6), ([2, 1, 4, 3], 2 / 6)]
+)
+def test_tau_counts_pairs_in_the_same_order(second, tau):
+    assert kendall_tau(np.array([1.0, 2, 3, 4]), np.array(second, float)) == pytest.approx(tau)
+
+
+def test_a_line_of_times_breaks_even_where_it_says():
+    density = np.array([0.1, 0.3, 0.5, 1.0])
+    assert _crossing(density, 0.2 + 1.6 * density) == pytest.approx(0.5)
+    assert _crossing(density, 0.5 * density) == pytest.approx(2.0)
+
+
+def test_errors_are_spread_over_what_is_known():
+    found = spread(np.array([0.01, 0.03, np.nan, 0.02]))
+    assert found["median"] == pytest.approx(0.02)
+    assert found["count"] == 3
+
+
+def test_naive_predictors_are_their_formulas():
+    import pandas as pd
+
+    processor = load_hardware(MEASURED).processor
+    assert processor is not None
+    shape = draw_shapes(5, {"plain": 1})[0]
+    row = row_of("compiled", Call(shape, (1, 1), 1.0, 0.0, 0), False, 2.0**28)
+    at_peak = 2 * shape.macs / processor.peaks.fma_gflops
+    table = pd.DataFrame([{**row, "ns": 2 * at_peak, "total_ns": 1.0}])
+    naive = naive_errors(table, {shape.name: 3 * at_peak}, processor)
+    assert naive["mac_count"]["median"] == pytest.approx(0.5)
+    assert naive["dense_x_density"]["median"] == pytest.approx(0.5)
+    assert predicted_ns(table, processor)[0] > 0
+
+
+def test_a_machine_that_was_not_measured_is_refused(capsys):
+    with pytest.raises(InputError, match="hardware 'edge-npu': was not measured"):
+        validation.validate(load_hardware("edge-npu"))
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", "--hardware", MEASURED, "--network", "hrnet_w23"])
+    assert ended.value.code == 2
+    assert "--network 'hrnet_w23' is unknown; did you mean 'hrnet_w32'?" in capsys.readouterr().err
+
+
+def test_a_file_of_another_machine_is_warned_about(monkeypatch):
+    hardware = load_hardware(MEASURED).replace(**{"processor.host.model": "Another CPU"})
+    said: list[str] = []
+
+    def stop(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(validation, "load_of_others", lambda: 0.0)
+    monkeypatch.setattr(validation, "measure_compiled", stop)
+    with pytest.raises(InterruptedError):
+        validation.validate(hardware, say=said.append)
+    assert any(line.startswith("warning: another machine: model: measured on Another CPU, this is ") for line in said)
