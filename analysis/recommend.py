@@ -195,10 +195,11 @@ def recommend(
         rows = _select(rows, "network", network)
     elif len(networks) > 1:
         raise InputError(f"recommend: the table has several networks; name one of: {', '.join(networks)}")
-    failed = int((rows["error"] != "").sum())
+    rows = rows.assign(error=rows["error"].where(rows["error"] != "", rows["violates"]))  # not to be built either way
+    excluded = int((rows["error"] != "").sum())
     rows = mean_over_clips(rows)
     if rows.empty:
-        raise InputError(f"recommend: all {failed} rows of {hardware!r} failed")
+        raise InputError(f"recommend: all {excluded} rows of {hardware!r} failed or break a constraint of the study")
     allowed = _within(rows, hardware, drop_limit, spent)
     order = (
         [("quality_drop", True), ("latency_ms", True)]

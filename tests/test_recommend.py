@@ -51,6 +51,7 @@ def test_the_fastest_within_the_drop() -> None:
         row("8x8", "8x8", 1.0, 1.01),
         row("8x8", "4x4", 0.5, 9.0),
         row("2x2", "2x2", 0.1, 0.0, error="does not fit"),
+        row("1x1", "2x2", 0.2, 0.0, violates="latency_ms >= 1"),
         row("2x2", "2x2", 0.1, 0.0, hardware="other chip"),
     )
     best = recommend(rows, "chip", 1.0)
