@@ -89,14 +89,13 @@ def trial_of(study: Study, place: Mapping[str, int]) -> Trial:
 Run = Callable[[Sequence[Trial]], pd.DataFrame]
 
 
-def search(study: Study, folder: Path, run: Run, *, began: Callable[[int], None] = lambda done: None) -> list[Trial]:
+def search(study: Study, folder: Path, run: Run) -> list[Trial]:
     """Search until the study's number of trials is reached; return what was run, each once, in order of trial.
 
     Args:
         study: a study with [search].
         folder: where the journal is or will be.
         run: evaluates combinations: their rows of the results table, clips of one combination after the other.
-        began: called with the number of finished trials before every generation.
 
     Raises:
         InputError: optuna is not installed, or an objective that this study does not measure.
@@ -104,39 +103,47 @@ def search(study: Study, folder: Path, run: Run, *, began: Callable[[int], None]
     assert study.search is not None, "only a study with [search] is searched"
     optuna = _optuna()
     journal = _open(optuna, study, folder)
+    exhausted = False
     while True:
         trials = _kept(optuna, journal, study)
         done = [trial for trial in trials if trial.state.is_finished()]
-        if len(done) >= study.search.trials:
+        if len(done) >= study.search.trials or (exhausted and len(done) == len(trials)):
             tried = dict.fromkeys(trial_of(study, trial.params) for trial in done[: study.search.trials])
             return [trial for trial in tried if _possible(study, trial)]
-        began(len(done))
         generation = len(done) // study.search.population
         end = min(study.search.trials, (generation + 1) * study.search.population)
         seen = {tuple(trial.params.items()) for trial in trials}
         for number in range(len(trials), end):
-            seen.add(_propose(optuna, journal, study, number, seen))
+            place = _propose(optuna, journal, study, number, seen)
+            exhausted = place is None
+            if exhausted:
+                break
+            seen.add(place)
         running = [trial for trial in _kept(optuna, journal, study) if not trial.state.is_finished()]
         _evaluate(optuna, journal, study, running, run)
 
 
 def _propose(optuna: Any, journal: Any, study: Study, number: int, seen: set[Any]) -> Any:
-    """Ask for one combination, a new one if one is found in ATTEMPTS: crossover often gives what is there already."""
-    for attempt in range(ATTEMPTS):
-        journal.sampler = _sampler(optuna, study, f"{number} {attempt}")
+    """Ask for one combination that is new; None if there seems to be no more.
+
+    Crossover often gives what is there already; what it does not find is then looked for at random.
+    """
+    for attempt in range(2 * ATTEMPTS):
+        journal.sampler = _sampler(optuna, study, f"{number} {attempt}", at_random=attempt >= ATTEMPTS)
         asked = journal.ask()
         for one in space_of(study):
             asked.suggest_int(one.name, 0, len(one.values) - 1)
         place = tuple(asked.params.items())
         if place not in seen:
-            break
-        if attempt < ATTEMPTS - 1:
-            journal.tell(asked, state=optuna.trial.TrialState.FAIL)
-    return place
+            return place
+        journal.tell(asked, state=optuna.trial.TrialState.FAIL)
+    return None
 
 
 def _evaluate(optuna: Any, journal: Any, study: Study, running: Sequence[Any], run: Run) -> None:
     """Run the trials that are under way and tell the journal what came out."""
+    if not running:
+        return
     trials = [trial_of(study, trial.params) for trial in running]
     possible = list(dict.fromkeys(trial for trial in trials if _possible(study, trial)))
     table = run(possible)
@@ -199,9 +206,11 @@ def _kept(optuna: Any, journal: Any, study: Study) -> list[Any]:
     return kept
 
 
-def _sampler(optuna: Any, study: Study, place: str) -> Any:
+def _sampler(optuna: Any, study: Study, place: str, *, at_random: bool) -> Any:
     assert study.search is not None
     seed = int.from_bytes(hashlib.sha256(f"{study.search.seed} {place}".encode()).digest()[:4], "big")
+    if at_random:
+        return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.NSGAIISampler(population_size=study.search.population, seed=seed)
 
 

@@ -73,13 +73,13 @@ BAD = {
     "simulate a.trace --hardware no.toml": "hardware file 'no.toml': no such file",
     "hardware check wrong.toml": (
         "hardware file 'wrong.toml': unknown key 'clok_hz'; did you mean 'clock_hz'? keys start with: array, buffers, "
-        "clock_hz, cores, dram, energy, gate, gather, index, layer, name, precision, scatter, schedule, source "
-        "(and 13 more)"
+        "clock_hz, cores, dram, energy, gate, gather, index, layer, name, precision, processor, scatter, schedule, "
+        "source (and 13 more)"
     ),
     "simulate a.trace --hardware edge-npu --set dram.bytes_per_cycl=8": (
         "hardware 'edge-npu': unknown key 'dram.bytes_per_cycl'; did you mean 'dram.bytes_per_cycle'? keys start with: "
-        "array, buffers, clock_hz, cores, dram, energy, gate, gather, index, layer, name, precision, scatter, "
-        "schedule, source"
+        "array, buffers, clock_hz, cores, dram, energy, gate, gather, index, layer, name, precision, processor, "
+        "scatter, schedule, source"
     ),
     "simulate a.trace --hardware edge-npu --set dram.bytes_per_cycle=0": (
         "hardware 'edge-npu': dram.bytes_per_cycle: input should be greater than 0, got 0"
@@ -88,7 +88,7 @@ BAD = {
         "--set 'cores': must be KEY=VALUE, for example dram.bytes_per_cycle=8"
     ),
     "simulate a.trace --hardware edge-npu --tile 0x8": (
-        "tile '0x8': must be ROWSxCOLUMNS of at least 1x1, 'full' or 'auto'"
+        "tile '0x8': must be ROWSxCOLUMNS of at least 1x1, 'full', 'auto' or 'per-layer'"
     ),
     "simulate large.csv --hardware edge-npu --tile full": (
         "tile 256x256 of layer 'conv1' does not fit the buffers of 'edge-npu'; "
@@ -123,11 +123,12 @@ BAD = {
     f"{RECORD} --frames 2": "gate 'input_norm': threshold is missing",  # the one bad record here that imports torch
     "sweep misspelt.toml": (
         "study misspelt.toml: unknown axis 'simulation.tiel'; did you mean 'tile'? keys start with: array, buffers, "
-        "clock_hz, cores, dram, energy, gate, gather, hardware, index, layer, precision, scatter, schedule, tile"
+        "clock_hz, cores, dram, energy, gate, gather, hardware, index, layer, precision, processor, scatter, "
+        "schedule, tile"
     ),
     "sweep misspelt2.toml --dry-run": (
         "study misspelt2.toml: unknown axis 'recording.thresholdd'; did you mean 'threshold'? choices: block, clip, "
-        "frames, gate, network, reset_every, size, threshold, trace, update, weights"
+        "frames, gate, loop, network, reset_every, share, size, threshold, trace, update, weights"
     ),
     "sweep no.toml": "study no.toml: no such file",
     "plot no-study": "results folder no-study: no such folder",

@@ -159,6 +159,16 @@ def test_recordings_are_reused_and_averaged_over_clips(tmp_path: Path) -> None:
     assert len(recorded) == len(list((tmp_path / "out" / "traces").iterdir())) <= 8
 
 
+def test_a_space_smaller_than_the_budget_is_searched_once(study: Path, tmp_path: Path) -> None:
+    change(study, "{ from = 1, to = 64 }", "3")
+    change(study, "[8, 16, 32]", "[8, 16]")
+    change(study, '["2x2", "4x4", "8x8"]', '"4x4"')
+    table = sweep(study, tmp_path / "out", 1)
+    assert sorted(zip(table["hardware"], table["array.rows"], strict=True)) == [
+        (machine, rows) for machine in ("edge-npu", "systolic-32x32") for rows in (8, 16)
+    ]
+
+
 def test_an_objective_that_is_not_measured(study: Path, tmp_path: Path) -> None:
     change(study, '"area_mm2"]', '"quality_drop"]')
     with pytest.raises(InputError, match="no row has the objective 'quality_drop'; choose other objectives"):
