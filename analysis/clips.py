@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError, nearest
+from skipsim.traces.annotated_video import AnnotatedVideo
 from skipsim.traces.boxes import BoxLabels, DetectionClip
+from skipsim.traces.coco_video import coco_videos
 from skipsim.traces.datasets import SPLITS, Clip, pose_clip, pose_clips
+from skipsim.traces.jhmdb import jhmdb_videos
+from skipsim.traces.uavdt import uavdt_videos
 from skipsim.traces.vehicle_clips import vehicle_clip, vehicle_clips
 from skipsim.traces.video import read_frames
 
@@ -23,6 +29,17 @@ Frame = NDArray[np.uint8]
 PROCEDURAL: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pose": (pose_clip, pose_clips),
     "detection": (vehicle_clip, vehicle_clips),
+}
+# Data sets on disk: "NAME:PATH:..." calls the function with what stands between the colons.
+DATASETS: dict[str, Callable[..., list[AnnotatedVideo]]] = {
+    "coco": coco_videos,
+    "jhmdb": jhmdb_videos,
+    "uavdt": uavdt_videos,
+}
+FORMS = {
+    "coco": "coco:FILE.json:FOLDER[:VIDEO]",
+    "jhmdb": "jhmdb:FOLDER:SPLIT:train|test[:VIDEO]",
+    "uavdt": "uavdt:FOLDER:train|test[:SEQUENCE]",
 }
 
 
@@ -50,13 +67,16 @@ def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None
 
     Args:
         name: labelled procedural clips, "pose:SEED[:CAMERA]" or "pose:SPLIT[:COUNT[:FIRST]]" (COUNT clips, one
-            after the other), the same with "detection", or what `read_frames` takes.
+            after the other), the same with "detection"; videos of a data set on disk, all of a part or one
+            (see FORMS); or what `read_frames` takes.
         frames: at most so many of every clip.
         size: (rows, cols) of the frames.
     """
     kind, _, rest = name.partition(":")
     if kind in PROCEDURAL and rest and not Path(name).exists():
         return _procedural(name, frames, size)
+    if kind in DATASETS and rest and not Path(name).exists():
+        return _from_dataset(name, frames, size)
     return LoadedClip(read_frames(name, limit=frames, size=size), size=size)
 
 
@@ -82,3 +102,31 @@ def _procedural(name: str, frames: int | None, size: tuple[int, int] | None) -> 
     joints = tuple(clip for clip in clips if isinstance(clip, Clip))
     boxes = tuple(clip.labels for clip in clips if isinstance(clip, DetectionClip))
     return LoadedClip(pictures, cuts, joints, boxes)
+
+
+def _from_dataset(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
+    kind, *parts = name.split(":")
+    try:
+        signature(DATASETS[kind]).bind(*parts)
+    except TypeError:
+        raise InputError(f"clip {name!r}: must be {FORMS[kind]}") from None
+    videos = [video.first(frames) for video in DATASETS[kind](*parts)]
+    cuts = tuple(np.cumsum([len(video.files) for video in videos])[:-1].tolist())
+    pictures = chain.from_iterable(video.read() for video in videos)
+    return LoadedClip(
+        read_frames(pictures, size=size),
+        cuts,
+        tuple(video.joints for video in videos if video.joints is not None),
+        tuple(video.boxes for video in videos if video.boxes is not None),
+        size,
+    )
+
+
+def absolute(name: str, folder: Path) -> str:
+    """Return a clip's name with the paths in it made absolute, taken from `folder`; other names as they are."""
+    kind, *parts = name.split(":")
+    if kind in DATASETS and parts and not (folder / name).exists():
+        paths = 2 if kind == "coco" else 1
+        return ":".join([kind, *(str((folder / part).absolute()) for part in parts[:paths]), *parts[paths:]])
+    path = folder / name
+    return str(path.absolute()) if path.exists() else name

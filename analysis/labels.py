@@ -1,4 +1,4 @@
-"""What scores a recording: the labels that a clip comes with, or joints of the user's own in an .npz file."""
+"""What scores a recording: the labels that a clip comes with, or the user's own: joints (.npz), boxes (.json)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from skipsim.analysis.clips import LoadedClip
 from skipsim.errors import InputError, nearest
 from skipsim.traces.average_precision import DetectionScorer
+from skipsim.traces.boxes import BoxLabels
+from skipsim.traces.coco_video import coco_labels
 from skipsim.traces.datasets import Clip
 from skipsim.traces.figure import JOINT_COUNT
 from skipsim.traces.quality import pose_scorer
@@ -69,6 +71,15 @@ def label_scorer(path: str | Path, rows: int, cols: int, frames: int | None = No
     pictures = np.broadcast_to(np.uint8(0), (len(joints), rows, cols, 3))  # only their size is asked for
     labelled = Clip(pictures, joints, visible.astype(np.bool_), box, scale.astype(np.float32), "own", 0)
     return pose_scorer(labelled)
+
+
+def box_labels(path: str | Path, frames: int | None = None) -> BoxLabels:
+    """Read the boxes of the one video that a COCO-style file describes (see `coco_video`), the first so many frames."""
+    videos = coco_labels(path)
+    if len(videos) != 1:
+        raise InputError(f"labels {path}: must describe one video, got {len(videos)}; or record coco:{path}:FOLDER")
+    (_, boxes), *_ = videos.values()
+    return boxes if frames is None else boxes.first(frames)
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from skipsim.analysis.clips import load_clip
 from skipsim.analysis.gated_network import Gating, gated_network
-from skipsim.analysis.labels import label_scorer, quality_of
+from skipsim.analysis.labels import box_labels, label_scorer, quality_of
 from skipsim.analysis.networks import check_network_name
 from skipsim.errors import InputError
 from skipsim.traces.models import MODELS
@@ -37,7 +38,7 @@ def record_clip(
         frames: at most so many of every clip.
         size: (rows, cols) to resize frames to; None: a registered network's usual size, otherwise as they are.
         weights: a file; None: those that ship with the network, or that the factory gave it.
-        labels: joints of an own clip, see `label_scorer`.
+        labels: of an own clip: joints in an .npz file, see `label_scorer`, or boxes in COCO's .json.
         agreement: whether to run the dense network beside it and compare.
     """
     check_network_name(network)
@@ -48,7 +49,9 @@ def record_clip(
     if labels is not None and (loaded.labelled or loaded.boxes):
         raise InputError(f"labels {labels}: clip {clip!r} has labels of its own")
     given = None
-    if labels is not None:
+    if labels is not None and Path(labels).suffix == ".json":
+        loaded = replace(loaded, boxes=(box_labels(labels, frames),))
+    elif labels is not None:
         rows, cols = next(read_frames(clip, limit=1)).shape[:2]
         given = label_scorer(labels, rows, cols, frames)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from skipsim import __version__
 from skipsim.analysis.axes import Block, BlockPlan
-from skipsim.analysis.clips import load_clip
+from skipsim.analysis.clips import absolute, load_clip
 from skipsim.analysis.labels import quality_of
 from skipsim.analysis.networks import build_network, check_network_name, module_file
 from skipsim.analysis.study import RecordingChoice, Study
@@ -66,12 +66,11 @@ class RecordingTask:
 def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
     """Return the task that records one combination of a study's axes; in open loop one of single pixels."""
     axes = choice.axes
-    clip = study.resolve(choice.clip)
     model = MODELS.get(choice.network)
     return RecordingTask(
         network=choice.network,
         weights=str(study.resolve(axes.weights).absolute()) if axes.weights else None,
-        clip=str(clip.absolute()) if clip.exists() else choice.clip,
+        clip=absolute(choice.clip, study.folder),
         frames=axes.frames,
         size=axes.size or ((model.rows, model.cols) if model else None),
         gate=choice.gate,

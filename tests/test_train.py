@@ -189,7 +189,7 @@ def test_checkpoint_of_another_plan_or_a_damaged_one_is_refused(tmp_path, monkey
     out = tmp_path / "weights.safetensors"
     import skipsim.traces.train as training
 
-    monkeypatch.setattr(training.TrainingRun, "save_weights", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(training.TrainingRun, "save_weights", lambda self, *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(out)
     with pytest.raises(InputError, match=r"checkpoint .*is of another run \(steps was 5, is 6\)"):

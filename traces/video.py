@@ -125,10 +125,15 @@ def _read_array(path: Path) -> Frame:
 
 
 def _read_images(folder: Path) -> Iterator[tuple[str, Frame]]:
+    return ((str(file), read_image(file)) for file in image_files(folder))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images of a folder in natural order: 2 before 10; InputError where there are none."""
     files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
     if not files:
         raise InputError(f"{folder}: holds no images; choices: {', '.join(IMAGE_SUFFIXES)}")
-    return ((str(file), _read_image(file)) for file in sorted(files, key=_natural_order))
+    return sorted(files, key=_natural_order)
 
 
 def _natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:
@@ -136,7 +141,8 @@ def _natural_order(file: Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if index % 2 else (0, part) for index, part in enumerate(parts)], file.name
 
 
-def _read_image(file: Path) -> Frame:
+def read_image(file: Path) -> Frame:
+    """Return an image file as uint8 [rows, cols, 3], turned as its EXIF orientation says."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:

@@ -1,0 +1,69 @@
+"""AnnotatedVideo: one video of a data set, its pictures on disk and what people have marked on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipsim.errors import InputError, nearest
+from skipsim.traces.boxes import BoxLabels
+from skipsim.traces.datasets import Clip
+from skipsim.traces.video import image_files, read_image
+
+
+@dataclass(frozen=True)
+class AnnotatedVideo:
+    """A video as a list of picture files, with joints or boxes.
+
+    Attributes:
+        name: as the data set has it.
+        files: the pictures, in order.
+        joints: of pose data sets; its `frames` are a stand-in of the right shape that holds no pictures.
+        boxes: of detection data sets.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    joints: Clip | None = None
+    boxes: BoxLabels | None = None
+
+    def first(self, frames: int | None) -> AnnotatedVideo:
+        """Return the first so many frames of it; None: all."""
+        if frames is None or frames >= len(self.files):
+            return self
+        joints = self.joints
+        if joints is not None:
+            arrays = {name: getattr(joints, name)[:frames] for name in ("frames", "joints", "visible", "box", "scale")}
+            joints = replace(joints, **arrays)
+        boxes = None if self.boxes is None else self.boxes.first(frames)
+        return AnnotatedVideo(self.name, self.files[:frames], joints, boxes)
+
+    def read(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures, uint8 [rows, cols, 3]."""
+        return map(read_image, self.files)
+
+
+def pictures_in(folder: Path) -> tuple[Path, ...]:
+    """Return the picture files of a folder in natural order (2 before 10); InputError where there are none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    return tuple(image_files(folder))
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Return (rows, cols) of a picture."""
+    rows, cols, _ = read_image(file).shape
+    return rows, cols
+
+
+def chosen(names: Sequence[str], wanted: str | None, where: str) -> list[str]:
+    """Return the videos asked for: all, or the one of that name."""
+    if wanted is None:
+        return list(names)
+    if wanted not in names:
+        raise InputError(f"{where}: no video {wanted!r}; {nearest(wanted, names)}")
+    return [wanted]
