@@ -34,7 +34,11 @@ class Model:
 
 MODELS: dict[str, Model] = {
     "detection_small": Model(
-        "efficientdet:detection_small", 256, 256, None, "detection of vehicles in procedural clips, trained"
+        "efficientdet:detection_small",
+        256,
+        256,
+        "detection_small.safetensors",
+        "detection of vehicles in procedural clips, trained",
     ),
     "efficientdet_d0": Model(
         "efficientdet:efficientdet_d0", 512, 512, None, "detection, 3.9 M parameters; Tan et al., CVPR 2020"
