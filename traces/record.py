@@ -344,8 +344,7 @@ def _with_progress(frames: Iterable[Tensor], total: int | None, wanted: bool) ->
     console = Console(stderr=True)
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task("", total=total)
-    start = time.monotonic()
-    shown = False
+    start, shown = time.monotonic(), False
     try:
         for frame in frames:
             yield frame
