@@ -6,8 +6,11 @@ layer; its gates are evaluated too, and the frames differ everywhere, so that ga
 cost what they cost. Weights are random: time does not depend on them. Everything runs on so many threads, with
 denormals flushed, in inference mode; times are wall clock, medians over the runs.
 
+With --live the gates decide, on a procedural clip; their thresholds are shares of each layer's mean input.
+
 Run by hand: .venv/bin/python benchmarks/networks.py [--networks hrnet_w32,efficientdet_d0,unet] [--blocks 1,2,4,8,16]
-    [--densities 0.05,0.1,0.25,0.5,1] [--runs 7] [--threads 1] [--placement fused] [--share layer] [--json FILE]
+    [--densities 0.05,0.1,0.25,0.5,1 | --live 0.1,0.3] [--runs 5] [--threads 1] [--placement fused] [--share layer]
+    [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 import skipsim
+from skipsim.traces.execute.graph import Graph
 from skipsim.traces.execute.graph_reader import read_graph
 from skipsim.traces.execute.sparse_network import SparseNetwork
 from skipsim.traces.synthetic import synthetic_trace
@@ -46,12 +51,16 @@ def dense_runs(model: nn.Module, frame: Tensor) -> dict[str, Callable[[], Any]]:
         warnings.simplefilter("ignore")
         frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(model, frame, check_trace=False)))
         frozen_last = torch.jit.freeze(torch.jit.trace(last, frame_last, check_trace=False))
-    return {
+    ways = {
         "eager": lambda: model(frame),
         "eager channels last": lambda: last(frame_last),
         "frozen": lambda: frozen(frame),
         "frozen channels last": lambda: frozen_last(frame_last),
     }
+    for compute in ways.values():
+        for _ in range(3):  # a traced graph is optimised on its first runs
+            compute()
+    return ways
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
@@ -69,17 +78,15 @@ def spread(times: list[float]) -> float:
 class Case:
     """One network with gates of one block size, and masks of several densities."""
 
-    def __init__(
-        self, name: str, model: nn.Module, graph: Any, block: int, densities: list[float], placement: str
-    ) -> None:
+    def __init__(self, name: str, model: nn.Module, graph: Graph, block: int, options: argparse.Namespace) -> None:
         self.frames = frames_of(SIZES[name])
         self.masks: list[Masks] = []
-        gated = skipsim.convert(model, skipsim.InputNormGate(threshold=0.0, block=block))
+        gated = skipsim.convert(model, skipsim.InputNormGate(threshold=0.0, block=block), share=options.share)
         self.sparse = SparseNetwork(
-            gated, placement=placement, replay=lambda frame: self.masks[frame % FRAMES], graph=graph
+            gated, placement=options.placement, replay=lambda frame: self.masks[frame % FRAMES], graph=graph
         )
         self.sparse(self.frames[0])
-        self.by_density = {density: self.draw(SIZES[name], density, block) for density in densities}
+        self.by_density = {density: self.draw(SIZES[name], density, block) for density in options.densities}
 
     def draw(self, size: tuple[int, int], density: float, block: int) -> list[Masks]:
         rows, cols = size
@@ -98,16 +105,19 @@ class Case:
             for frame in range(1, FRAMES + 1)
         ]
 
-    def run(self, density: float) -> float:
-        """Return the time of one frame, the second of two: the first brings the caches into the state of a clip."""
+    def run(self, density: float) -> tuple[float, float]:
+        """Return milliseconds and multiply-accumulates per frame, means over some frames after one that warms up."""
         self.masks = self.by_density[density]
-        for _ in range(2):
-            frame = self.frames[(self.sparse.frame + 1) % FRAMES]
-            elapsed = milliseconds(lambda frame=frame: self.sparse(frame))
-        return elapsed
+        self.step()
+        frames = [(self.step(), self.sparse.macs()) for _ in range(FRAMES)]
+        return statistics.mean(elapsed for elapsed, _ in frames), statistics.mean(macs for _, macs in frames)
+
+    def step(self) -> float:
+        frame = self.frames[(self.sparse.frame + 1) % len(self.frames)]
+        return milliseconds(lambda: self.sparse(frame))
 
     def parts(self, density: float) -> dict[str, float]:
-        """Return CPU milliseconds by part, medians over some frames."""
+        """Return CPU milliseconds by part, means over some frames."""
         self.masks = self.by_density[density]
         found = []
         for _ in range(FRAMES):
@@ -115,7 +125,7 @@ class Case:
             for timing in self.sparse.profile(self.frames[(self.sparse.frame + 1) % FRAMES]):
                 total[timing.part] += timing.nanoseconds
             found.append(total)
-        return {part: statistics.median(each[part] for each in found) / 1e6 for part in found[0]}
+        return {part: statistics.mean(each[part] for each in found) / 1e6 for part in found[0]}
 
 
 def frames_of(size: tuple[int, int]) -> list[Tensor]:
@@ -124,56 +134,106 @@ def frames_of(size: tuple[int, int]) -> list[Tensor]:
     return [torch.rand(1, 3, *size, generator=generator) for _ in range(FRAMES)]
 
 
-def measure(
-    name: str, blocks: list[int], densities: list[float], runs: int, placement: str, threads: int
-) -> list[dict[str, Any]]:
-    """Return one row per block and density."""
-    model = skipsim.network(name, weights=None)
-    frame = frames_of(SIZES[name])[0]
-    graph = read_graph(model, frame)
-    dense = dense_runs(model, frame)
+def measure(name: str, model: nn.Module, graph: Graph, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return one row per block and density of synthetic masks."""
+    dense = dense_runs(model, frames_of(SIZES[name])[0])
     rows = []
-    for block in blocks:
-        case = Case(name, model, graph, block, densities, placement)
-        case.sparse.threads = threads
+    for block in options.blocks:
+        case = Case(name, model, graph, block, options)
+        case.sparse.threads = options.threads
         dense_times: dict[str, list[float]] = {way: [] for way in dense}
-        sparse_times: dict[float, list[float]] = {density: [] for density in densities}
-        for _ in range(runs + 2):
+        found: dict[float, list[tuple[float, float]]] = {density: [] for density in options.densities}
+        for _ in range(options.runs + 1):
             for way, compute in dense.items():
                 dense_times[way].append(milliseconds(compute))
-            for density in densities:
-                sparse_times[density].append(case.run(density))
-        medians = {way: statistics.median(times[2:]) for way, times in dense_times.items()}
-        best = min(medians, key=lambda way: medians[way])
-        layers = case.sparse.layers
-        gate_macs = sum(layer.gate_macs for layer in layers)
-        for density in densities:
-            case.run(density)
-            executed = case.sparse.macs()
-            times = sparse_times[density][2:]
-            sparse_ms = statistics.median(times)
-            reduction = sum(layer.macs for layer in layers) / (executed + gate_macs)
-            parts = case.parts(density)
-            rows.append(
-                {
-                    "network": name,
-                    "block": block,
-                    "density": density,
-                    "placement": placement,
-                    "threads": threads,
-                    "dense": best,
-                    "dense_ms": medians,
-                    "sparse_ms": sparse_ms,
-                    "speedup": medians[best] / sparse_ms,
-                    "mac_reduction": reduction,
-                    "realised": medians[best] / sparse_ms / reduction,
-                    "parts_ms": parts,
-                    "dense_spread": spread(dense_times[best][2:]),
-                    "sparse_spread": spread(times),
-                }
-            )
+            for density in options.densities:
+                found[density].append(case.run(density))
+        for density, runs in found.items():
+            row = {"network": name, "masks": "synthetic", "block": block, "density": density}
+            row |= setting(options) | {"parts_ms": case.parts(density)}
+            rows.append(row | compared(case.sparse, dense_times, runs))
             print(line(rows[-1]), flush=True)
     return rows
+
+
+def measure_live(name: str, model: nn.Module, graph: Graph, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return one row per block and threshold, of gates that decide on a procedural clip."""
+    clip = list(skipsim.read_frames("pose:0", size=SIZES[name], limit=options.frames))
+    frames = [torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255 for frame in clip]
+    dense = dense_runs(model, frames[0])
+    means = mean_inputs(model, frames[0])
+    rows = []
+    for block in options.blocks:
+        for share in options.live:
+            gate = skipsim.InputNormGate(threshold={layer: share * mean for layer, mean in means.items()}, block=block)
+            gated = skipsim.convert(model, gate, share=options.share)
+            sparse = SparseNetwork(gated, placement=options.placement, graph=graph)
+            sparse.threads = options.threads
+            sparse(frames[0])
+            dense_times: dict[str, list[float]] = {way: [] for way in dense}
+            runs, parts, densities = [], Counter[str](), []
+            for index, frame in enumerate(frames[1:]):
+                for way, compute in dense.items():
+                    dense_times[way].append(milliseconds(compute))
+                if index % 2:  # the clip's frames are timed whole and by parts in turns
+                    for timing in sparse.profile(frame):
+                        parts[timing.part] += timing.nanoseconds
+                    continue
+                elapsed = milliseconds(partial(sparse, frame))
+                runs.append((elapsed, sparse.macs()))
+                densities.append(sparse.macs() / sum(layer.macs for layer in sparse.layers))
+            halves = len(frames[1:]) // 2
+            row = {"network": name, "masks": f"live, threshold {share} of mean", "block": block}
+            row |= setting(options) | {"density": round(statistics.mean(densities), 3)}
+            row["parts_ms"] = {part: ns / 1e6 / halves for part, ns in parts.items()}
+            rows.append(row | compared(sparse, dense_times, runs))
+            print(line(rows[-1]), flush=True)
+    return rows
+
+
+def setting(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all rows of a run have in common."""
+    return {"placement": options.placement, "share": options.share, "threads": options.threads}
+
+
+def mean_inputs(model: nn.Module, frame: Tensor) -> dict[str, float]:
+    """Return the mean of |x| over every convolution's input on one frame: what thresholds are relative to."""
+    means: dict[str, float] = {}
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        means.setdefault(name, float(inputs[0].abs().mean()))
+
+    handles = [
+        module.register_forward_pre_hook(partial(note, name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    model(frame)
+    for handle in handles:
+        handle.remove()
+    return means
+
+
+def compared(
+    sparse: SparseNetwork, dense_times: dict[str, list[float]], runs: list[tuple[float, float]]
+) -> dict[str, Any]:
+    """Return what the times of the dense and the sparse network, the first of each left out, say."""
+    dense = {way: statistics.median(times[1:]) for way, times in dense_times.items()}
+    best = min(dense, key=lambda way: dense[way])
+    times = [elapsed for elapsed, _ in runs[1:]]
+    sparse_ms = statistics.median(times)
+    executed = statistics.mean(macs for _, macs in runs[1:]) + sum(layer.gate_macs for layer in sparse.layers)
+    reduction = sum(layer.macs for layer in sparse.layers) / executed
+    return {
+        "dense": best,
+        "dense_ms": dense,
+        "sparse_ms": sparse_ms,
+        "speedup": dense[best] / sparse_ms,
+        "mac_reduction": reduction,
+        "realised": dense[best] / sparse_ms / reduction,
+        "dense_spread": spread(dense_times[best][1:]),
+        "sparse_spread": spread(times),
+    }
 
 
 PARTS = ("convolve", "gate", "reference", "index", "combine", "torch", "input", "output")
@@ -195,26 +255,35 @@ def line(row: dict[str, Any]) -> str:
 def main() -> None:
     """Measure what was asked for, print a table and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=",".join(SIZES))
-    parser.add_argument("--blocks", default="1,2,4,8,16")
-    parser.add_argument("--densities", default="0.05,0.1,0.25,0.5,1")
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(SIZES))
+    parser.add_argument("--blocks", type=numbers(int), default=[1, 2, 4, 8, 16])
+    parser.add_argument("--densities", type=numbers(float), default=[0.05, 0.1, 0.25, 0.5, 1.0])
+    parser.add_argument("--live", type=numbers(float), default=[], help="thresholds as shares of a layer's mean input")
+    parser.add_argument("--frames", type=int, default=13, help="frames of the clip, with --live")
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--placement", default="fused")
+    parser.add_argument("--share", default="layer", help="layer, block or network: which layers go by one gate")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    if options.live and options.frames < 7:
+        parser.error(f"--frames must be at least 7, so that some are timed in each of two ways, got {options.frames}")
 
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    blocks = [int(block) for block in arguments.blocks.split(",")]
-    densities = [float(density) for density in arguments.densities.split(",")]
     print(HEADER)
     results = []
     with torch.inference_mode():
-        for name in arguments.networks.split(","):
-            results += measure(name, blocks, densities, arguments.runs, arguments.placement, arguments.threads)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        for name in options.networks:
+            model = skipsim.network(name, weights=None)
+            graph = read_graph(model, frames_of(SIZES[name])[0])
+            results += (measure_live if options.live else measure)(name, model, graph, options)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def numbers(kind: type) -> Callable[[str], list[Any]]:
+    return lambda text: [kind(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from skipsim.traces.average_precision import detection_scorer
 from skipsim.traces.datasets import pose_clip
 from skipsim.traces.models import MODELS, WEIGHTS, network, networks
 from skipsim.traces.models.hrnet import HRNet
+from skipsim.traces.models.unet import UNet
 from skipsim.traces.quality import pose_quality
 from skipsim.traces.vehicle_clips import vehicle_clip
 
@@ -259,3 +260,12 @@ def test_unknown_names_and_options_fail_well():
         network("hrnet_w33")
     with pytest.raises(InputError, match=r"network 'hrnet_w32': .*unexpected keyword argument 'joints'"):
         network("hrnet_w32", joints=3)
+
+
+def test_unet_has_the_parameters_of_its_convolutions_and_keeps_the_size():
+    model = UNet(2, width=4, levels=3)
+    # Two 3x3 per level going down, one after each upsampling and two after each joining, each with a normalisation.
+    convolutions = [(3, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16), (16, 8), (16, 8), (8, 8), (8, 4), (8, 4), (4, 4)]
+    counted = sum(9 * inputs * outputs + 2 * outputs for inputs, outputs in convolutions) + (4 + 1) * 2
+    assert sum(parameter.numel() for parameter in model.parameters()) == counted
+    assert model(torch.zeros(1, 3, 21, 30)).shape == (1, 2, 21, 30)

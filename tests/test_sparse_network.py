@@ -17,6 +17,11 @@ from skipsim.traces.convert import convert, reset
 from skipsim.traces.execute.sparse_network import SparseNetwork
 from skipsim.traces.gates import Gate, InputNormGate, OutputNormGate
 from skipsim.traces.layer import Layer
+from skipsim.traces.models.efficientdet import EfficientDet
+from skipsim.traces.models.efficientnet import Stage
+from skipsim.traces.models.hrnet import HRNet
+from skipsim.traces.models.unet import UNet
+from skipsim.traces.record import record
 from skipsim.traces.skipconv import SkipConv2d
 
 
@@ -288,6 +293,32 @@ def test_what_has_no_sparse_form_is_named() -> None:
     assert {"conv_transpose2d"} <= set(sparse.fallbacks)
 
 
+def small_networks() -> dict[str, tuple[nn.Module, tuple[int, int]]]:
+    """Return the architectures that ship, small."""
+    stages = (Stage(8, 1, 1, 3, 1), Stage(8, 1, 2, 3), Stage(8, 1, 2, 5), Stage(16, 2, 2, 3))
+    return {
+        "hrnet": (HRNet(3, 8, modules=(1, 1), blocks=1, stem=8, stem_blocks=1), (32, 48)),
+        "efficientdet": (EfficientDet(2, stem=8, stages=stages, channels=8, cells=1, repeats=1, levels=3), (64, 64)),
+        "unet": (UNet(2, 4, 3), (24, 32)),
+    }
+
+
+@pytest.mark.parametrize("name", small_networks())
+def test_networks_that_ship_run_without_falling_back_on_torch(name: str) -> None:
+    model, (rows, cols) = small_networks()[name]
+    sparse = SparseNetwork(convert(model.eval(), InputNormGate(threshold=0.05)))
+    frames = list(clip(2, rows, cols))
+    with torch.inference_mode():
+        expected = model(frames[0])
+    for got, wanted in zip(pytree.tree_leaves(sparse(frames[0])), pytree.tree_leaves(expected), strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    sparse(frames[1])
+    assert sparse.fallbacks == ()
+    assert {layer.name for layer in sparse.layers} == {
+        layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    }
+
+
 class Branching(nn.Module):
     """What it computes depends on the values."""
 
@@ -328,6 +359,10 @@ def test_bad_input_is_named() -> None:
             lambda: convert(model, gate, execute="sparse")(torch.zeros(2, 3, 4, 4)),
             "sparse network: a frame must be a float32 tensor [1, channels, rows, cols] on the CPU, got torch.float32 "
             "[2, 3, 4, 4] on cpu",
+        ),
+        (
+            lambda: record(convert(model, gate, execute="sparse"), [torch.zeros(3, 4, 4)] * 2),
+            'record: the model runs sparsely and gives its masks itself; record it with execute="dense"',
         ),
         (
             lambda: convert(model, gate, execute="sparse").masks(),

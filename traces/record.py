@@ -247,6 +247,8 @@ def _prepare_models(
         raise InputError("record: give either a gate or a mask function, got both")
     if mask is None and block is not None:
         raise InputError("record: block is an argument only together with mask; a gate has its own")
+    if getattr(model, "keeps_frames", False):
+        raise InputError('record: the model runs sparsely and gives its masks itself; record it with execute="dense"')
     if is_converted(model):
         if gate is not None or mask is not None or reset_every is not None:
             raise InputError("record: the model is converted already; gate, mask and reset_every belong to convert")

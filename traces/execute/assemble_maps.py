@@ -67,7 +67,7 @@ def assemble_channel_scale(assembler: Assembler, operation: ChannelScale) -> Non
     vector = assembler.maps[operation.vector].interior[0, 0]
     source = assembler.changes[operation.source]
     change = source
-    if not assembler.only_shared(operation.output):
+    if not assembler.read_where_written(operation.output, source.block):
         change = assembler.union([(operation.source, (1, 1)), (operation.vector, (shape.rows, shape.cols))], shape)
     assembler.emit(
         kernels.scale_channels(y, x, vector, change.active),

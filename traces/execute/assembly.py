@@ -20,7 +20,7 @@ from torch import Tensor
 from skipsim.hwmodels import kernels
 from skipsim.hwmodels.kernels import ActivePixels, FeatureMap, Step
 from skipsim.traces.execute.decision import CustomGate, Decision, Dense, Follow, GivenMask, NormGate, Shared
-from skipsim.traces.execute.graph import Convolution, Graph, MapShape, TorchCall
+from skipsim.traces.execute.graph import Convolution, Graph, MapShape, Operation, TorchCall
 from skipsim.traces.layer import Layer
 
 Action = Callable[[], None]
@@ -189,11 +189,20 @@ class Assembler:
         out = self.reached(change.mask, change.block, POINT, size, size, (size.rows, size.cols))
         return self.listed(out, PIXEL, MapShape(1, 1, 1))
 
-    def only_shared(self, value: int) -> bool:
-        """Whether all readers of a map are convolutions that follow another's gate."""
+    def read_where_written(self, value: int, block: Block) -> bool:
+        """Whether a map, written in blocks of that size, is read by 1x1 convolutions that share a gate and nobody else.
+
+        Those compute what was written, and read nothing beside it.
+        """
         readers = [operation for operation in self.graph.operations if value in operation.sources]
-        decisions = [self.decisions.get(reader.output) for reader in readers]
-        return all(isinstance(decision, Shared) for decision in decisions) and value not in self.graph.returned
+        return value not in self.graph.returned and all(self._shares(reader, block) for reader in readers)
+
+    def _shares(self, reader: Operation, block: Block) -> bool:
+        decision = self.decisions.get(reader.output)
+        if not isinstance(reader, Convolution) or not isinstance(decision, Shared) or decision.block != block:
+            return False
+        layer = reader.layer
+        return layer.kernel_rows == layer.kernel_cols == layer.stride_rows == layer.stride_cols == 1
 
     def _allocate(self) -> dict[int, FeatureMap]:
         """Make all maps, each with the margin of zeros that its widest reader needs."""

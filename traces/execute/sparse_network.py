@@ -201,8 +201,8 @@ class SparseNetwork(nn.Module):
                 self._graph, self._decide, replayed=self._replay is not None, placement=self._placement
             )
             self._running = Running(assembler)
-        self.frame += 1
         self._running.take(x)
+        self.frame += 1
         if self._replay is not None and not self.reference:
             self._running.impose(self._replay(self.frame))
         return self._running
