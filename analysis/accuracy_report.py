@@ -79,7 +79,7 @@ def describe(table: pd.DataFrame, task: str) -> str:
     rows = rows.assign(detail=rows["threshold"].where(rows["method"] == "resolution", 0.0))
     for (way, block, update, reset, detail), group in rows.groupby([*keys, "detail"], sort=False):
         gated = way not in ("resolution", "narrow")
-        form = "" if not gated else f"{update}, {reset or 'none'}" if way != "hold" else f"every {reset}th frame"
+        form = "" if not gated else f"{update}, {reset or 'none'}" if way != "hold" else f"1 of {reset} frames"
         cells = [f"{way} {detail:g}" if way == "resolution" else str(way)]
         cells += [str(block) if gated and way != "hold" else "", form, str(group["seed"].nunique())]
         for camera in CAMERAS:
