@@ -244,7 +244,7 @@ def network_errors(name: str, block: int, processor: Processor, repeats: int, sa
 def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor) -> list[dict[str, float]]:
     """Return by block the density at which gate, list and kernel take as long as the dense layer, medians over layers.
 
-    Between measured densities the time is taken to be a line; above 1 gating pays at every density.
+    The time is taken to be a line over the density; 1: gating pays at every density.
     """
     rows = held_out[~held_out["hot"] & held_out["what"].isin(["compiled", "list", "decide", "move", "change"])].copy()
     rows["predicted"] = predicted_ns(rows, processor)
@@ -257,7 +257,7 @@ def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor
         share = part["shape"].map(whole).to_numpy(float)
         density = _column(part, "density")
         lines = {
-            name: _crossing(density, _column(part, column) / share)
+            name: min(1.0, _crossing(density, _column(part, column) / share))
             for name, column in (("measured", "ns"), ("predicted", "predicted"))
         }
         found.append({"block": float(block), **lines})  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from skipsim.errors import InputError
-from skipsim.hwmodels.design import DENSE_PER_CLASS, draw_shapes, work_of
+from skipsim.hwmodels.design import DENSE_PER_CLASS, draw_calls, draw_shapes, work_of
 from skipsim.hwmodels.fit import fit, significant
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.host import check_idle, check_threads, check_vectors, describe_host, load_of_others, pin_thread
@@ -125,7 +125,7 @@ def calibrate(
         InputError: the machine is busy, or the device is not there or has no room.
     """
     from skipsim.hwmodels import measure
-    from skipsim.hwmodels.measured_torch import measure_dense
+    from skipsim.hwmodels.measured_torch import measure_dense, measure_gathered
 
     plan = plan or measure.Plan()
     host = describe_host(device)
@@ -136,6 +136,8 @@ def calibrate(
     measured = measure.measure_compiled(plan, say)
     dense = draw_shapes(plan.seed + 1, DENSE_PER_CLASS if plan.per_class is None else plan.per_class)
     tables = [measured.table, measure_dense(dense, "dense", plan, say)]
+    calls = draw_calls(draw_shapes(plan.seed, plan.per_class), plan.seed, max(2, plan.configurations // 2))
+    tables.append(measure_gathered(calls, replace(plan, passes=max(2, plan.passes // 4)), say))
     if anchors:
         tables.append(measure_dense(list(dict.fromkeys(anchors)), "anchor", plan, say))
     measured = replace(measured, table=pd.concat(tables, ignore_index=True), host=host)

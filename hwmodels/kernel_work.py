@@ -422,6 +422,7 @@ def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Reg
         tiles=tiles,
         pixels=computed,
         macs=computed * shape.reduction * shape.out_channels,
+        elements=float(shape.in_bytes // FLOAT_BYTES),  # the whole input is padded, whatever the mask
         input_bytes=3 * tiles * window * shape.in_channels * FLOAT_BYTES,  # read, written, read again
         output_bytes=3 * computed * shape.out_channels * FLOAT_BYTES,
         weight_bytes=float(shape.weight_bytes) * (tiles > 0),
@@ -439,6 +440,7 @@ def columns_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Regi
         tiles=masks.sum(axis=(1, 2)).astype(np.float64),
         pixels=pixels,
         macs=pixels * shape.reduction * shape.out_channels,
+        elements=float(shape.in_bytes // FLOAT_BYTES),  # the whole input is padded and transposed, whatever the mask
         input_bytes=3 * pixels * row_bytes,
         output_bytes=3 * pixels * shape.out_channels * FLOAT_BYTES,
         weight_bytes=float(shape.weight_bytes) * (pixels > 0),

@@ -20,9 +20,12 @@ from torch.nn import functional
 from skipsim.errors import InputError
 from skipsim.hwmodels.design import Call
 from skipsim.hwmodels.kernel_work import LayerShape, dense_work
+from skipsim.hwmodels.kernels.torch_path import gather_convolve_scatter
 from skipsim.hwmodels.measure import FLUSH_BYTES, CacheFlush, Minima, Plan, Say, touched_bytes
+from skipsim.hwmodels.measured_chain import convolution_of
 from skipsim.hwmodels.measurement_file import row_of
 
+GATHERED = ("blocks", "columns")
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -134,3 +137,43 @@ def measure_dense(shapes: Sequence[LayerShape], what: str, plan: Plan, say: Say,
         if kept is cold or what == "dense"
         for best in [min(kept.values(), key=lambda one: one.columns(index)["ns"])]
     )
+
+
+def measure_gathered(calls: Sequence[Sequence[Call]], plan: Plan, say: Say) -> pd.DataFrame:
+    """Measure PyTorch's gather, convolution and scatter cold, on chains of calls; both of its paths.
+
+    The first pass does not count: PyTorch makes a kernel for every new number of blocks, which takes milliseconds and
+    which a video with changing masks pays again and again.
+    """
+    prepare(1)
+    generator, rows = np.random.default_rng([plan.seed, 6]), []
+    layers = [Tensors.of(call.shape, "nchw", "cpu", generator) for call in calls[0]]
+    for number, chain in enumerate(calls):
+        for path in GATHERED:
+            say(f"PyTorch's {path}: chain {number + 1} of {len(calls)}")
+            chosen = [pair for pair in zip(chain, layers, strict=True) if _runs(pair[0], path)]
+            minima, flush = Minima.of(len(chosen)), CacheFlush()
+            for index in range(1 + plan.passes):
+                flush()
+                times = [_gathered_ns(call, one, path) for call, one in chosen]
+                if index:
+                    minima.add(times, late=2 * index > plan.passes)
+            rows += [
+                row_of(f"torch_{path}", call, False, float(FLUSH_BYTES)) | minima.columns(index)
+                for index, (call, _) in enumerate(chosen)
+            ]
+    return pd.DataFrame(rows)
+
+
+def _runs(call: Call, path: str) -> bool:
+    """Tell whether a path is worth its time on a layer: columns of grouped layers would be mostly zeros."""
+    return path == "blocks" or call.shape.groups == 1
+
+
+def _gathered_ns(call: Call, one: Tensors, path: str) -> int:
+    mask, geometry = torch.from_numpy(call.mask), convolution_of(call.shape)
+
+    def run(tensors: Tensors) -> None:
+        gather_convolve_scatter(tensors.x, tensors.weight, tensors.bias, geometry, tensors.y, mask, call.block, path)
+
+    return _timed(one, run)
