@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skipsim import Layer, Trace, machines
+from skipsim import Layer, Trace, machines, networks
 
 SCRIPT = Path(sys.executable).with_name("skipsim")
 TOPOLOGY = """Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,
@@ -50,6 +50,7 @@ def listing(folder):
 
 
 MACHINES = f"choices: {', '.join(machines())}"
+NETWORKS = f"choices: {', '.join(networks())}"
 RECORD = "record pose_small pose:test -o new.trace"
 BAD = {
     "simulate no.trace --hardware edge-npu": "no.trace: no such file",
@@ -110,8 +111,7 @@ BAD = {
     ),
     "record pose_small no.mp4 -o new.trace --threshold 0.1": "no.mp4: no such file or folder",
     "record pose_smal pose:test -o new.trace --threshold 0.1": (
-        "network 'pose_smal' is unknown; did you mean 'pose_small'? choices: hrnet_w32, hrnet_w48, pose_small, unet; "
-        "or package.module:factory"
+        f"network 'pose_smal' is unknown; did you mean 'pose_small'? {NETWORKS}; or package.module:factory"
     ),
     "record no_module:build pose:test -o new.trace --threshold 0.1": (
         "network 'no_module:build': no module 'no_module' in . or where Python looks"
@@ -134,8 +134,7 @@ BAD = {
     "plot no-study": "results folder no-study: no such folder",
     "recommend a.trace --hardware edge-npu": ("results folder a.trace: no results.parquet: not the output of a sweep"),
     "train pose_smal -o weights.safetensors": (
-        "network 'pose_smal' is unknown; did you mean 'pose_small'? choices: hrnet_w32, hrnet_w48, pose_small, unet; "
-        "or package.module:factory"
+        f"network 'pose_smal' is unknown; did you mean 'pose_small'? {NETWORKS}; or package.module:factory"
     ),
 }
 
