@@ -162,10 +162,8 @@ def queued_tiles(generator: np.random.Generator, most_rows: int) -> Tiles:
             for _ in range(int(generator.integers(1, 4))):
                 count = int(generator.integers(1, 4))
                 times = [tuple(some(zero) for _ in ROW_TIMES) for _ in range(count)]
-                group, flips = int(generator.integers(0, 3)), generator.random(2) < 0.5
-                unit.append(
-                    RandomPass(group, some(zero), some(zero), bool(flips[0]), bool(flips[1]), some(zero), times)
-                )
+                group, flips = int(generator.integers(0, 3)), (generator.random(3) < 0.5).tolist()
+                unit.append(RandomPass(group, some(zero), some(zero), *flips, compute=some(zero), rows=times))
                 left -= count
             stage_units.append(unit)
         drawn.append((stage_units, tuple(some(0.4) for _ in STAGE_TIMES)))
