@@ -54,5 +54,5 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --constraint constraints.txt setuptools
 	@TORCH_VERSION="$(TORCH_VERSION)" TORCH_BACKEND="$(TORCH_BACKEND)" bash .ci/install-torch
-	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[torch,video,onnx,report,calibrate,cluster,search,dev]'
+	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[torch,video,onnx,report,calibrate,cluster,search,detection,jhmdb,dev]'
 	@touch $@

@@ -24,7 +24,9 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for m
         "skipsim calibrate -o my-machine.toml --from my-machine.parquet",
     )
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="cuda is refused so far."
+)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The machine: a .toml file.")
 @click.option("--raw", type=click.Path(path_type=Path), help="Raw measurements; default: the .toml's name, .parquet.")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Fit these raw measurements; measure nothing.")

@@ -115,7 +115,7 @@ def calibrate(
 
     Args:
         name: of the machine.
-        device: "cpu" or "cuda".
+        device: "cpu"; "cuda" is refused: there are no timings of its kernels yet.
         plan: how much is measured.
         anchors: dense layers to be measured and taken as they are, such as those of a network that matters.
         allow_busy: only warn about much other load.
@@ -129,6 +129,8 @@ def calibrate(
 
     plan = plan or measure.Plan()
     host = describe_host(device)
+    if device != "cpu":
+        raise InputError(f"calibrate: device {device!r}: its kernels can't be timed yet; choices: cpu")
     for warning in (check_threads(1), check_vectors(host), check_idle(load_of_others(), allow_busy)):
         if warning:
             say(f"warning: {warning}")

@@ -16,22 +16,19 @@ from skipsim.hwmodels.kernel_work import (
     KERNELS,
     LayerClass,
     LayerShape,
-    Masks,
     Registers,
     Work,
     change_work,
-    coarsen,
     combine_work,
     decide_work,
     dense_work,
     list_work,
     mean_work,
     move_work,
-    read_pixels,
-    runs_of_rows,
     silu_work,
     watch_work,
 )
+from skipsim.hwmodels.mask_pixels import Masks, coarsen, read_pixels, runs_of_rows
 
 SHAPES_PER_CLASS: dict[LayerClass, int] = {
     "plain": 20, "pointwise": 20, "depthwise": 14, "strided": 10, "stem": 6, "grouped": 6,

@@ -14,7 +14,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from skipsim.hwmodels.design import Call
-from skipsim.hwmodels.kernel_work import LayerShape, read_pixels
+from skipsim.hwmodels.kernel_work import (
+    LayerShape,
+)
 from skipsim.hwmodels.kernels import (
     ActivePixels,
     Convolution,
@@ -33,6 +35,7 @@ from skipsim.hwmodels.kernels import (
     move_reference,
     pack,
 )
+from skipsim.hwmodels.mask_pixels import read_pixels
 
 VARIANTS = ("separate", "fused", "silu")
 """The gate as a pass of its own; fused into the producer; and a pass of its own with the dearer activation."""

@@ -11,7 +11,6 @@ from skipsim.hwmodels.fit import predict
 from skipsim.hwmodels.kernel_work import (
     FLOAT_BYTES,
     LayerShape,
-    Masks,
     Work,
     change_work,
     combine_work,
@@ -21,7 +20,6 @@ from skipsim.hwmodels.kernel_work import (
     list_work,
     mean_work,
     move_work,
-    runs_of_rows,
     silu_work,
     watch_work,
 )
@@ -29,6 +27,7 @@ from skipsim.hwmodels.kernels import ActivePixels, Step
 from skipsim.hwmodels.kernels.convolution import PackedConvolution
 from skipsim.hwmodels.kernels.feature_map import FeatureMap
 from skipsim.hwmodels.kernels.register_tile import Field
+from skipsim.hwmodels.mask_pixels import Masks, runs_of_rows
 from skipsim.hwmodels.processor import Cost, Peaks, Processor, residency_of
 
 PIXEL = (1, 1)

@@ -18,24 +18,20 @@ from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.kernel_work import (
     KERNELS,
-    Counts,
     LayerClass,
     LayerShape,
-    Masks,
     Residency,
     StageName,
     Work,
     change_work,
-    coarsen,
-    computed_pixels,
     decide_work,
     dense_work,
     features,
     list_work,
     move_work,
-    segments,
     watch_work,
 )
+from skipsim.hwmodels.mask_pixels import Counts, Masks, coarsen, computed_pixels, segments
 from skipsim.hwmodels.processor import Cost, Processor, residency_of
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.counters import CAUSES, C

@@ -3,10 +3,9 @@
 Written to be read: one process per unit, nothing clever. `fast.py` must return the same numbers, bit for bit, and
 shares no code with it.
 
-The memory port and the dealing of units decide at the *end* of a cycle, after every other event of that cycle, so the
-order in which processes were created never matters. The port serves by request cycle; same cycle: scatter, gather,
-gate, then lower core. Units are dealt to whoever asks first; same cycle: lower core. Transfers of zero cycles never
-use the port. MODEL.md explains every rule.
+The memory port and the dealing of units decide at the *end* of a cycle, after every other event of that cycle, so no
+order of creation matters. The port serves by request cycle; same cycle: scatter, gather, gate, then lower core. Units
+are dealt to whoever asks first; same cycle: lower core. Zero-cycle transfers never use the port. See MODEL.md.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 
 import pytest
@@ -32,6 +33,32 @@ def chromium():
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def x86():
+    """Ask for a processor of the x86 family: the code that is generated for it is run."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip(f"runs x86 code; this is {platform.machine()}")
+
+
+@pytest.fixture
+def no_gpu():
+    """Ask for a machine without a CUDA GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+
+
+@pytest.fixture(scope="session")
+def triton():
+    """Import Triton where it is installed: it has no build outside Linux."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    import triton
+
+    return triton
 
 
 @pytest.fixture(scope="session")

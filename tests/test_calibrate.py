@@ -109,16 +109,14 @@ def test_a_busy_machine_is_refused(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys):
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys, no_gpu):
     assert run("calibrate", "-o", tmp_path / "m.toml", "--device", "cuda") == 2
     assert "PyTorch sees no GPU; choices: cpu" in capsys.readouterr().err
 
 
 def test_a_gpu_without_room_is_said(monkeypatch):
-    torch = pytest.importorskip("torch")
+    import torch
+
     from skipsim.hwmodels.measured_torch import Tensors
 
     def full(self: object, *_: object, **__: object) -> None:
@@ -155,7 +153,6 @@ def test_work_of_a_full_mask_is_that_of_the_dense_layer():
 
 def test_this_machine_is_measured_from_end_to_end(tmp_path, monkeypatch):
     """Two layers per class, two passes: no bound on times, but the file must load and predict."""
-    pytest.importorskip("torch")
     from skipsim.hwmodels import measure
 
     monkeypatch.setattr(calibration, "load_of_others", lambda: 0.0)

@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import dask
+import distributed
 import pytest
 
 from skipsim.analysis.cluster import connected, in_cluster
@@ -19,8 +21,6 @@ from skipsim.analysis.parallel import WorkerDied
 from skipsim.analysis.sweep import sweep
 from skipsim.errors import InputError
 from skipsim.traces.synthetic import synthetic_trace
-
-distributed = pytest.importorskip("distributed")
 
 STUDY = """
 name = "cluster"
@@ -35,7 +35,6 @@ tile = ["2x2", "4x4"]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    dask = pytest.importorskip("dask")
     local = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "silence_logs": 50}
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}), distributed.LocalCluster(**local) as cluster:
         yield cluster

@@ -33,10 +33,9 @@ def _no_gradients() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def triton_kernels() -> Iterator[Any]:
+def triton_kernels(triton: Any) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")  # read where the kernel is defined
-        pytest.importorskip("triton")
         yield importlib.import_module("skipsim.hwmodels.kernels.triton_kernel")
 
 
@@ -141,8 +140,7 @@ print("compiled")
 """
 
 
-def test_triton_kernel_compiles_for_a_gpu_that_is_not_there() -> None:
-    pytest.importorskip("triton")
+def test_triton_kernel_compiles_for_a_gpu_that_is_not_there(triton: Any) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
     assert run.stdout == "compiled\n", run.stderr

@@ -22,14 +22,13 @@ FOLDERS = ("analysis", "hwmodels", "simulator", "traces")
 HEAVY = {"joblib", "matplotlib", "numba", "numpy", "pandas", "pydantic", "simpy", "torch"}
 IMPORT_NAMES = {"pillow": "PIL", "protobuf": "google"}  # where a distribution's import name is not its own
 TORCH_FILES = {
-    *(f"traces/{name}.py" for name in ("batch_norm", "convert", "frame_reader", "gates", "gumbel", "gumbel_training")),
-    *(
-        f"traces/{name}.py"
-        for name in ("objective", "picture_pool", "pose_task", "receptive_field", "record", "sharing")
-    ),
-    *(f"traces/{name}.py" for name in ("skipconv", "task", "train", "training_run", "watch")),
-    *(f"hwmodels/{name}.py" for name in ("calibrate", "kernels")),
+    *(f"traces/{name}.py" for name in ("batch_norm", "convert", "detection_task", "evaluation", "frame_reader")),
+    *(f"traces/{name}.py" for name in ("gates", "gumbel", "gumbel_training", "objective", "picture_pool", "pose_task")),
+    *(f"traces/{name}.py" for name in ("receptive_field", "record", "sharing", "skipconv", "task", "train")),
+    *(f"traces/{name}.py" for name in ("training_run", "watch")),
+    *(f"hwmodels/{name}.py" for name in ("host", "measured_torch", "kernels/torch_path", "kernels/triton_kernel")),
 }
+TORCH_FOLDERS = ("traces/models/", "traces/execute/")
 
 
 def package_files() -> list[str]:
@@ -39,7 +38,7 @@ def package_files() -> list[str]:
 
 
 def may_import_torch(file: str) -> bool:
-    return file in TORCH_FILES or file.startswith("traces/models/")
+    return file in TORCH_FILES or file.startswith(TORCH_FOLDERS)
 
 
 def imported_by(file: str) -> set[str]:

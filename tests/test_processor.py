@@ -10,7 +10,11 @@ import pytest
 
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware, load_hardware
-from skipsim.hwmodels.kernel_work import LayerShape, coarsen, computed_pixels, move_work, segments, touched_inputs
+from skipsim.hwmodels.kernel_work import (
+    LayerShape,
+    move_work,
+)
+from skipsim.hwmodels.mask_pixels import coarsen, computed_pixels, segments, touched_inputs
 from skipsim.hwmodels.processor import Peaks
 from skipsim.simulator.simulate import simulate
 from skipsim.traces.layer import Layer

@@ -21,8 +21,6 @@ from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.traces.synthetic import synthetic_trace
 
-pytest.importorskip("optuna")
-
 STUDY = """
 name = "search"
 objectives = ["latency_ms", "area_mm2"]

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from skipsim.analysis import validate as validation
 from skipsim.analysis.cli import main
 from skipsim.analysis.validate import _crossing, kendall_tau, naive_errors, predicted_ns, spread

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from skipsim import __version__
 from skipsim.errors import InputError
 from skipsim.traces.batch_norm import Folded
 from skipsim.traces.convert import convert, dense_copy, is_converted, left_dense, reset
+from skipsim.traces.evaluation import evaluating, flushing_denormals
 from skipsim.traces.frame_reader import FrameReader, device_and_dtype, hash_values
 from skipsim.traces.gates import BlockShape, Gate, block_shape
 from skipsim.traces.layer import Layer
@@ -53,7 +54,7 @@ def layers_of(
         example = torch.zeros(example, device=device, dtype=dtype)
     reset(model)
     try:
-        with torch.inference_mode(), _evaluating(model), Watch(model, block=block_shape(block), kind=gate) as watch:
+        with torch.inference_mode(), evaluating(model), Watch(model, block=block_shape(block), kind=gate) as watch:
             watch.begin_frame()
             model(example)
             watch.end_frame()
@@ -135,11 +136,11 @@ def record(
     reset(running)
     with ExitStack() as stack:
         stack.callback(reset, running)
-        stack.enter_context(_evaluating(running))
+        stack.enter_context(evaluating(running))
         if dense is not None:
-            stack.enter_context(_evaluating(dense))
+            stack.enter_context(evaluating(dense))
         stack.enter_context(torch.inference_mode())
-        stack.enter_context(_flushing_denormals())
+        stack.enter_context(flushing_denormals())
         watch = stack.enter_context(Watch(running, mask, block_shape(1 if block is None else block)))
         writer: TraceWriter | _Memory | None = None
 
@@ -357,29 +358,6 @@ def _with_progress(frames: Iterable[Tensor], total: int | None, wanted: bool) ->
     finally:
         if shown:
             bar.stop()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put all modules into evaluation mode, and back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def _flushing_denormals() -> Iterator[None]:
-    """Treat denormal numbers as zero: residuals decay into them, and they slow a convolution 5 to 360 times."""
-    flushed_before = (torch.tensor([1e-40]) * 1.0).item() == 0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(flushed_before)
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -24,36 +24,12 @@ from skipsim.traces.canvas import (
     tilted_rectangle,
 )
 from skipsim.traces.datasets import CAMERAS, FRAMES_PER_SECOND, SPLITS
+from skipsim.traces.roads import Road, lane_of
 from skipsim.traces.vehicles import CLASSES, COCO_IDS, Lane, Vehicle, traffic
 
 # Less of a vehicle in sight: it does not count; still less: it is not labelled.
 COUNTED_SHARE, LABELLED_SHARE = 0.4, 0.05
 _BLUR_SAMPLES = 3
-
-
-@dataclass(frozen=True)
-class _Road:
-    """A straight road: a point on its axis, its direction, its lanes; `bridge`: it passes over the other one."""
-
-    point: Point
-    angle: float
-    lanes: int
-    lane_width: float
-    bridge: bool
-
-    @property
-    def half_width(self) -> float:
-        return self.lanes * self.lane_width / 2 + 0.2 * self.lane_width
-
-    def distance(self, point: Point) -> float:
-        """Return how far a point lies from the axis."""
-        x, y = point[0] - self.point[0], point[1] - self.point[1]
-        return abs(y * math.cos(self.angle) - x * math.sin(self.angle))
-
-    def beside(self, offset: float, along: float = 0.0) -> Point:
-        """Return the point `offset` to the right of the axis and `along` further on."""
-        run, fall = math.cos(self.angle), math.sin(self.angle)
-        return self.point[0] + along * run - offset * fall, self.point[1] + along * fall + offset * run
 
 
 @dataclass(frozen=True)
@@ -195,7 +171,7 @@ def _random_scene(rng: np.random.Generator, rows: int, cols: int, camera: str) -
     for _ in range(rng.integers(0, 7)):
         road = roads[rng.integers(len(roads))]
         offset = (road.half_width + 0.25 * car) * rng.choice((-1, 1))
-        lane = _lane(road, offset, height, width, rng.uniform(0.15, 0.35) * car * rng.choice((-1, 1)))
+        lane = lane_of(road, offset, height, width, rng.uniform(0.15, 0.35) * car * rng.choice((-1, 1)))
         walkers.append(_Walker(lane, rng.uniform(0.07, 0.11) * car, random_colour(rng)))
     turn = rng.uniform(0, 2 * math.pi)
     long = rng.uniform(0.3, 0.9)
@@ -218,25 +194,25 @@ def _random_scene(rng: np.random.Generator, rows: int, cols: int, camera: str) -
     )
 
 
-def _random_roads(rng: np.random.Generator, height: int, width: int, car: float) -> list[_Road]:
+def _random_roads(rng: np.random.Generator, height: int, width: int, car: float) -> list[Road]:
     """Draw one road, a parallel one or a bridge across it."""
     angle = rng.uniform(0, 2 * math.pi)
     middle = (width * rng.uniform(0.3, 0.7), height * rng.uniform(0.3, 0.7))
-    roads = [_Road(middle, angle, int(rng.integers(2, 7)), rng.uniform(0.62, 0.75) * car, bridge=False)]
+    roads = [Road(middle, angle, int(rng.integers(2, 7)), rng.uniform(0.62, 0.75) * car, bridge=False)]
     kind = rng.random()
     if kind < 0.35:
         point = (width * rng.uniform(0.2, 0.8), height * rng.uniform(0.2, 0.8))
         across = angle + math.pi / 2 + rng.uniform(-0.5, 0.5)
-        roads.append(_Road(point, across, int(rng.integers(1, 5)), roads[0].lane_width, bridge=True))
+        roads.append(Road(point, across, int(rng.integers(1, 5)), roads[0].lane_width, bridge=True))
     elif kind < 0.7:
-        other = _Road(middle, angle, int(rng.integers(1, 4)), roads[0].lane_width, bridge=False)
+        other = Road(middle, angle, int(rng.integers(1, 4)), roads[0].lane_width, bridge=False)
         offset = (roads[0].half_width + other.half_width + rng.uniform(1.5, 5) * car) * rng.choice((-1, 1))
-        roads.append(_Road(roads[0].beside(offset), angle, other.lanes, other.lane_width, bridge=False))
+        roads.append(Road(roads[0].beside(offset), angle, other.lanes, other.lane_width, bridge=False))
     return roads
 
 
 def _random_ground(
-    rng: np.random.Generator, height: int, width: int, unit: float, roads: list[_Road], car: float
+    rng: np.random.Generator, height: int, width: int, unit: float, roads: list[Road], car: float
 ) -> Image:
     """Paint fields, houses and containers, all along the first road's direction."""
     base = np.asarray(rng.uniform((60, 70, 45), (150, 150, 120)), np.float32)
@@ -261,7 +237,7 @@ def _random_ground(
     return ground
 
 
-def _paint_road(rng: np.random.Generator, image: Image, road: _Road, unit: float, only_shadow: bool) -> None:
+def _paint_road(rng: np.random.Generator, image: Image, road: Road, unit: float, only_shadow: bool) -> None:
     """Paint asphalt and lane markings; under a bridge only its shadow."""
     far = 4.0 * sum(image.shape[:2])
     if only_shadow:
@@ -281,7 +257,7 @@ def _paint_road(rng: np.random.Generator, image: Image, road: _Road, unit: float
             draw_tilted(image, road.beside(offset, float(along)), (dash, line), road.angle, paint, 0.8)
 
 
-def _drivers(rng: np.random.Generator, road: _Road, height: int, width: int, car: float) -> list[Vehicle]:
+def _drivers(rng: np.random.Generator, road: Road, height: int, width: int, car: float) -> list[Vehicle]:
     """Fill a road's lanes; those right of the axis drive forwards, the others back, some stand."""
     vehicles = []
     density = rng.uniform(0.08, 0.45)
@@ -289,18 +265,12 @@ def _drivers(rng: np.random.Generator, road: _Road, height: int, width: int, car
         offset = (number + 0.5 - road.lanes / 2) * road.lane_width
         speed = 0.0 if rng.random() < 0.2 else rng.uniform(0.6, 3.2) * car
         crowd = min(0.6, density * rng.uniform(1, 2)) if speed == 0 else density
-        lane = _lane(road, offset, height, width, speed, forwards=offset > 0 or road.lanes == 1)
+        lane = lane_of(road, offset, height, width, speed, forwards=offset > 0 or road.lanes == 1)
         vehicles += traffic(rng, lane, car, crowd)
     return vehicles
 
 
-def _lane(road: _Road, offset: float, height: int, width: int, speed: float, forwards: bool = True) -> Lane:
-    reach = math.hypot(height, width) + 60
-    start = road.beside(offset, -reach if forwards else reach)
-    return Lane(start, road.angle if forwards else road.angle + math.pi, 2 * reach, speed)
-
-
-def _parked(rng: np.random.Generator, roads: list[_Road], height: int, width: int, car: float) -> list[Vehicle]:
+def _parked(rng: np.random.Generator, roads: list[Road], height: int, width: int, car: float) -> list[Vehicle]:
     """Park rows of vehicles beside the first road, nose to the kerb or along it, away from every other road."""
     vehicles = []
     for _ in range(rng.choice(4, p=(0.3, 0.35, 0.25, 0.1))):
@@ -321,7 +291,7 @@ def _parked(rng: np.random.Generator, roads: list[_Road], height: int, width: in
     return vehicles
 
 
-def _random_trees(rng: np.random.Generator, height: int, width: int, roads: list[_Road], car: float) -> Image:
+def _random_trees(rng: np.random.Generator, height: int, width: int, roads: list[Road], car: float) -> Image:
     """Paint tree tops, RGB and coverage [rows, cols, 4]; half of them lean over a road."""
     trees = np.zeros((height, width, 4), np.float32)
     for _ in range(rng.integers(0, 14)):

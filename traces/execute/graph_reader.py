@@ -13,20 +13,16 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from skipsim.errors import InputError
+from skipsim.traces.execute import map_reader
 from skipsim.traces.execute.fusion import fuse
 from skipsim.traces.execute.graph import (
     Affine,
     ChannelScale,
-    Concatenate,
     Convolution,
-    GlobalMean,
     Graph,
     MapShape,
     Operation,
-    Pad,
-    Pool,
     Reference,
-    Resize,
     Sum,
     TorchCall,
 )
@@ -162,7 +158,11 @@ def _convolution(reader: _Reader, node: Any, output: int) -> Operation | None:
     weight, bias = reader.constants.get(given["weight"]), given["bias"]
     if inp is None or weight is None or (bias is not None and bias not in reader.constants):
         return None
-    kernel, stride, dilation = tuple(weight.shape[2:]), _pair(given["stride"]), _pair(given["dilation"])
+    kernel, stride, dilation = (
+        tuple(weight.shape[2:]),
+        map_reader.pair(given["stride"]),
+        map_reader.pair(given["dilation"]),
+    )
     padding = _padding(given["padding"], kernel, dilation)
     name, module = reader.module_of(node)
     gateable = False
@@ -303,80 +303,6 @@ def _per_channel(reader: _Reader, value: Any, channels: int) -> Tensor | None:
     return None
 
 
-def _nearest(reader: _Reader, node: Any, output: int) -> Operation | None:
-    inp, out = reader.shape(node.args[0]), reader.shapes[output]
-    if inp is None or out.rows % inp.rows or out.cols % inp.cols:
-        return None
-    factor = (out.rows // inp.rows, out.cols // inp.cols)
-    return Sum(node.name, (reader.numbers[node.args[0]],), output, (1.0,), (factor,))
-
-
-def _bilinear(reader: _Reader, node: Any, output: int) -> Operation | None:
-    source, _, align, scales = (*node.args, None, None, None)[:4]
-    if reader.shape(source) is None:
-        return None
-    pair = (0.0, 0.0) if scales is None else (float(scales[0]), float(scales[1]))
-    return Resize(node.name, reader.numbers[source], output, bool(align), pair)
-
-
-def _pool(kind: str) -> Callable[[_Reader, Any, int], Operation | None]:
-    def read(reader: _Reader, node: Any, output: int) -> Operation | None:
-        given = dict(enumerate(node.args))
-        kernel = _pair(given[1])
-        stride, padding = _pair(given.get(2) or kernel), _pair(given.get(3, 0))
-        if reader.shape(given[0]) is None or (kind == "max" and _pair(given.get(4, 1)) != (1, 1)):
-            return None
-        ceil = given.get(5 if kind == "max" else 4, False)
-        counts_padding = kind == "average" and padding != (0, 0) and given.get(5, True)
-        if ceil or counts_padding or given.get(6) is not None:
-            return None
-        return Pool(
-            node.name,
-            reader.numbers[given[0]],
-            output,
-            kind,
-            kernel,
-            stride,
-            (padding[0], padding[0], padding[1], padding[1]),
-        )
-
-    return read
-
-
-def _pad(reader: _Reader, node: Any, output: int) -> Operation | None:
-    """Read a padding with one value, of rows and columns only; torch names the last axis first."""
-    source, sides, *rest = node.args
-    mode, value = (*rest, "constant", None)[:2] if node.target is _aten.pad.default else ("constant", *rest, 0.0)[:2]
-    left, right, top, bottom = (*sides, 0, 0)[:4]
-    if reader.shape(source) is None or mode != "constant" or len(sides) > 4 or min(sides) < 0:
-        return None
-    return Pad(node.name, reader.numbers[source], output, (top, bottom, left, right), float(value or 0.0))
-
-
-def _adaptive_mean(reader: _Reader, node: Any, output: int) -> Operation | None:
-    source, out = node.args[0], reader.shapes[output]
-    if reader.shape(source) is None or (out.rows, out.cols) != (1, 1):
-        return None
-    return GlobalMean(node.name, reader.numbers[source], output)
-
-
-def _mean(reader: _Reader, node: Any, output: int) -> Operation | None:
-    axes = sorted(axis % 4 for axis in node.args[1])
-    return _adaptive_mean(reader, node, output) if axes == [2, 3] else None
-
-
-def _concatenate(reader: _Reader, node: Any, output: int) -> Operation | None:
-    sources, axis = node.args[0], node.args[1] if len(node.args) > 1 else 0
-    if axis not in (1, -3) or any(reader.shape(source) is None for source in sources):
-        return None
-    return Concatenate(node.name, tuple(reader.numbers[source] for source in sources), output)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return (int(values[0]), int(values[-1]))
-
-
 def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return (top, bottom, left, right); torch puts the odd pixel of "same" below and to the right."""
     if padding == "same":
@@ -384,7 +310,7 @@ def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, int]) -
         return spare[0] // 2, spare[0] - spare[0] // 2, spare[1] // 2, spare[1] - spare[1] // 2
     if padding == "valid":
         return 0, 0, 0, 0
-    rows, cols = _pair(padding)
+    rows, cols = map_reader.pair(padding)
     return rows, rows, cols, cols
 
 
@@ -400,15 +326,15 @@ READERS: dict[Any, Callable[[_Reader, Any, int], Operation | None]] = {
     _aten.sub.Tensor: _add,
     _aten.mul.Tensor: _multiply,
     _aten.div.Tensor: _divide,
-    _aten.upsample_nearest2d.vec: _nearest,
-    _aten.upsample_bilinear2d.vec: _bilinear,
-    _aten.max_pool2d.default: _pool("max"),
-    _aten.avg_pool2d.default: _pool("average"),
-    _aten.pad.default: _pad,
-    _aten.constant_pad_nd.default: _pad,
-    _aten.adaptive_avg_pool2d.default: _adaptive_mean,
-    _aten.mean.dim: _mean,
-    _aten.cat.default: _concatenate,
+    _aten.upsample_nearest2d.vec: map_reader.nearest,
+    _aten.upsample_bilinear2d.vec: map_reader.bilinear,
+    _aten.max_pool2d.default: map_reader.pool("max"),
+    _aten.avg_pool2d.default: map_reader.pool("average"),
+    _aten.pad.default: map_reader.pad,
+    _aten.constant_pad_nd.default: map_reader.pad,
+    _aten.adaptive_avg_pool2d.default: map_reader.adaptive_mean,
+    _aten.mean.dim: map_reader.mean,
+    _aten.cat.default: map_reader.concatenate,
 }
 
 # In evaluation mode these hand on what they get; nothing in an exported graph changes a tensor in place.
