@@ -25,12 +25,10 @@ from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.host import check_idle, describe_host, differences, load_of_others
 from skipsim.hwmodels.kernel_work import LayerClass, LayerShape
 from skipsim.hwmodels.measure import Plan, measure_calls, measure_compiled
-from skipsim.hwmodels.measured_torch import measure_dense
 from skipsim.hwmodels.measurement_file import call_of
 from skipsim.hwmodels.processor import Processor
 from skipsim.hwmodels.step_work import predict_step
 from skipsim.simulator.processor import shape_of
-from skipsim.traces.execute.timed_network import TimedNetwork
 
 NETWORKS = {"hrnet_w32": (256, 256), "efficientdet_d0": (512, 512), "unet": (256, 256)}
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -57,6 +55,8 @@ def validate(
     Raises:
         InputError: the machine was not measured, or others keep this one busy.
     """
+    from skipsim.hwmodels.measured_torch import measure_dense
+
     processor = hardware.processor
     if processor is None:
         raise InputError(f"hardware {hardware.name!r}: was not measured, there is nothing to validate; see calibrate")
@@ -195,6 +195,8 @@ def network_errors(name: str, block: int, processor: Processor, repeats: int, sa
     Kernels are predicted from masks alone. What is no kernel (frames in, results out, what PyTorch computes) is taken
     from one configuration, which is left out of the errors, as is the dense network's time, which is measured.
     """
+    from skipsim.traces.execute.timed_network import TimedNetwork
+
     say(f"{name}, block {block}")
     rows, cols = NETWORKS[name]
     timed = TimedNetwork(name, rows, cols, block)
