@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from skipsim.simulator.tiles import machine
 from skipsim.traces.synthetic import synthetic_trace
 from skipsim.traces.topology import topology_trace
 
+TIMED_S = 0.3  # a clip is run again and again for at least so long: threads take a tenth of a millisecond to start
 SCALESIM_RESNET50_S = 1064  # SCALE-Sim 3.0.0, ResNet-50 on 32x32, run on a machine of two cores
 RESNET50 = Path(__file__).parent.parent / "tests" / "oracles" / "scalesim" / "resnet50.topology.csv"
 
@@ -49,31 +50,33 @@ def seconds(run: Callable[[], object], repeats: int = 3) -> float:
     return min(times)
 
 
-def lower_frames(schedule: Schedule, frames: range) -> int:
+def lower_frames(schedule: Schedule, frames: Sequence[int]) -> int:
     """Lower frames one by one, keeping nothing; return how many tiles they had."""
     return sum(len(schedule.tiles(frame).rows) for frame in frames)
 
 
-def run_frames(schedule: Schedule, frames: range) -> None:
+def run_frames(schedule: Schedule, frames: Sequence[int]) -> None:
     """Lower and run frames one by one, keeping nothing."""
     numbers = machine(schedule.hardware)
     for frame in frames:
         fast.run(schedule.tiles(frame), numbers)
 
 
-def run_threads(schedule: Schedule, frames: int, threads: int) -> None:
+def run_threads(schedule: Schedule, frames: Sequence[int], threads: int) -> None:
     """Share the frames out to threads."""
     with ThreadPoolExecutor(threads) as pool:
-        parts = [range(first, frames, threads) for first in range(threads)]
+        parts = [frames[first::threads] for first in range(threads)]
         list(pool.map(run_frames, [schedule] * threads, parts))
 
 
 def path(schedule: Schedule, frames: int) -> Row:
     """Time the path on one and on two threads, and lowering alone."""
-    tiles = lower_frames(schedule, range(frames))
-    lowering = seconds(lambda: lower_frames(schedule, range(frames)))
-    one = seconds(lambda: run_frames(schedule, range(frames)))
-    two = seconds(lambda: run_threads(schedule, frames, 2))
+    clip = list(range(frames))
+    clip *= 1 + int(TIMED_S / seconds(lambda: run_frames(schedule, clip), repeats=1))
+    tiles = lower_frames(schedule, clip)
+    lowering = seconds(lambda: lower_frames(schedule, clip))
+    one = seconds(lambda: run_frames(schedule, clip))
+    two = seconds(lambda: run_threads(schedule, clip, 2))
     return {
         "machine": schedule.hardware.name,
         "memory": schedule.hardware.dram.rule,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, Counters
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Traffic, plan, plan_arrays
 from skipsim.simulator.residency import addresses
+from skipsim.simulator.schedule import gated_schedule
 from skipsim.simulator.tiles import (
     INPUT,
     LAST,
@@ -30,7 +32,9 @@ from skipsim.simulator.tiles import (
     Tiles,
     machine,
 )
+from skipsim.traces.gates import InputNormGate
 from skipsim.traces.layer import Layer
+from skipsim.traces.record import record
 from skipsim.traces.synthetic import synthetic_trace
 
 # Short times make ties, long ones make queues; zero is a time of its own.
@@ -224,8 +228,8 @@ EDGE = load_hardware("edge-npu")
 SMALL_BUFFERS = {"buffers.input_bytes": 4096, "buffers.weight_bytes": 2048, "buffers.output_bytes": 4096}
 HARDWARE = {
     "as shipped": EDGE,
-    "one core, single-buffered, separate gate": EDGE.replace(
-        **{"cores": 1, "buffers.halves": 1, "gate.placement": "separate"}
+    "one core, input stationary, single-buffered, separate gate": EDGE.replace(
+        **{"cores": 1, "array.dataflow": "input_stationary", "buffers.halves": 1, "gate.placement": "separate"}
     ),
     "channels split, dynamic, prefetch": EDGE.replace(
         **SMALL_BUFFERS,
@@ -235,6 +239,15 @@ HARDWARE = {
         **SMALL_BUFFERS, **{"layer.layout": "nchw", "schedule.prefetch_weights": True, "schedule.merge_halo": True}
     ),
     "no limits": load_hardware("systolic-32x32"),
+    "one tile per pass, depthwise on the array, single-buffered, halos merged": EDGE.replace(
+        **{
+            "array.pack_tiles": False,
+            "array.depthwise": "array",
+            "buffers.halves": 1,
+            "schedule.merge_halo": True,
+            "gate.placement": "array",
+        }
+    ),
     "banked": EDGE.replace(**{"dram.rule": "banked"}),
     "banked, dynamic, prefetch, NCHW, channels split": EDGE.replace(
         **SMALL_BUFFERS,
@@ -263,6 +276,8 @@ LAYERS = (
     Layer("depthwise", 48, 10, 9, 48, 10, 9, 3, 3, padding_top=1, padding_left=1, groups=48),
     Layer("grouped", 48, 10, 9, 24, 10, 9, groups=4),
     Layer("dilated", 24, 10, 9, 70, 10, 9, 3, 3, 1, 1, 2, 2, 2, 2),
+    Layer("5x5", 16, 10, 9, 16, 10, 9, 5, 5, padding_top=2, padding_left=2),
+    Layer("depthwise 5x5, strided", 32, 10, 9, 32, 5, 5, 5, 5, 2, 2, 2, 2, groups=32),
 )
 
 
@@ -291,6 +306,50 @@ def test_engines_agree_on_lowered_masks(hardware, traffic):
         tiles = lowered(HARDWARE[hardware], tile, TRAFFIC[traffic], density, seed)
         assert len(tiles.rows), "the case must hold work"
         agree(tiles, machine(HARDWARE[hardware]))
+
+
+def test_what_the_lowered_cases_cover():
+    """Each way in which layers and machines differ occurs in the tables above."""
+    found = set()
+    for hardware in HARDWARE.values():
+        for layer in LAYERS:
+            for tile in ((1, 1), (8, 8)):
+                planned, _ = plan(layer, hardware, tile, TRAFFIC["recompute"])
+                found |= {"partial sums"} if planned.chunks > 1 else set()
+                found |= {"outputs in slices"} if planned.splits > 1 else set()
+                found |= {"packed tiles"} if planned.packed > 1 else {"a tile per pass"}
+                found |= {f"depthwise on {hardware.array.depthwise}"} if layer.groups == layer.in_channels else set()
+        found |= {hardware.array.dataflow, hardware.schedule.distribution, f"{hardware.buffers.halves} parts"}
+    assert found == {
+        "partial sums", "outputs in slices", "packed tiles", "a tile per pass", "depthwise on array",
+        "depthwise on vector", "output_stationary", "weight_stationary", "input_stationary", "static", "dynamic",
+        "1 parts", "2 parts",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["stream", "banked"])
+def test_engines_agree_on_a_recorded_clip(rule):
+    """A network with a stride, a depthwise 5x5, a 1x1 and a dilated layer, on a square that moves; its gates decide."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        torch.nn.Conv2d(8, 24, 1),
+        torch.nn.Conv2d(24, 8, 3, padding=2, dilation=2),
+    )
+    frames = np.random.default_rng(0).integers(0, 100, (1, 48, 40, 3), np.uint8).repeat(4, axis=0)
+    for number, frame in enumerate(frames):
+        frame[6 * number : 6 * number + 12, 8:20] += 120
+    trace = record(network, list(frames), InputNormGate(threshold=0.02, block=2), progress=False)
+    assert trace.layers[1].gate == "input_norm"
+    assert 0 < trace.density(frame=2) < 1
+    for name in ("edge-npu", "auto-npu"):
+        hardware = load_hardware(name).replace(**{"dram.rule": rule})
+        for side in (2, 3, 8):
+            schedule = gated_schedule(trace, hardware, (side, side))
+            for frame in range(trace.frames):
+                assert agree(schedule.tiles(frame), machine(hardware)).cycles > 0
 
 
 def test_engines_agree_when_nothing_is_active():
