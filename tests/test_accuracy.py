@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from skipsim.analysis import accuracy
-from skipsim.analysis.accuracy import BLOCKS, Bench, Point, Table, candidates, chosen, families, read_rows, run, search
+from skipsim.analysis.accuracy import (
+    BLOCKS,
+    NETWORKS,
+    Bench,
+    Point,
+    Table,
+    candidates,
+    chosen,
+    families,
+    read_rows,
+    run,
+    search,
+)
 from skipsim.analysis.accuracy_report import describe, scored_rows
 from skipsim.errors import InputError
 
@@ -112,7 +125,7 @@ def test_weights_are_found_by_name(tmp_path: Path) -> None:
 
 
 def test_a_point_is_measured_against_the_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy, "CLIPS", {"validation": (1, 4)})
+    monkeypatch.setattr(accuracy, "CLIPS", {("pose", "validation"): (1, 4)})
     bench = Bench(None)
     hold = bench.measure(Point("pose", 0, "hold", reset_every=2))
     assert hold["mac_reduction"] == 2  # two of four frames
@@ -132,6 +145,21 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
 
 def test_the_table_in_the_document_is_that_of_the_measured_rows() -> None:
     root = Path(__file__).parents[1]
-    table = describe(scored_rows(root / "docs/accuracy.csv"), "pose")
-    assert table in (root / "VALIDATION.md").read_text(encoding="utf-8")
-    assert len(table.splitlines()) > 4
+    for task in NETWORKS:
+        table = describe(scored_rows(root / "docs/accuracy.csv"), task)
+        assert table in (root / "VALIDATION.md").read_text(encoding="utf-8")
+        assert len(table.splitlines()) > 4
+
+
+def test_every_scored_row_was_chosen_on_other_clips() -> None:
+    ladders: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    rows = read_rows(Path(__file__).parents[1] / "docs/accuracy.csv")
+    names = [field.name for field in fields(Point) if field.name not in ("threshold", "split")]
+    for found in rows:
+        if found["split"] == "validation":
+            ladders.setdefault(tuple(found[name] for name in names), []).append(found)
+    scored = [found for found in rows if found["split"] == "test" and found["method"] in accuracy.THRESHOLDS]
+    assert {tuple(found[name] for name in names): found["threshold"] for found in scored} == {
+        family: chosen(tried)["threshold"] for family, tried in ladders.items()
+    }
+    assert len(scored) == len(ladders)
