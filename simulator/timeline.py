@@ -1,7 +1,7 @@
 """Timeline: one simulated frame as a Chrome trace, which Perfetto and speedscope open.
 
-Cores are processes; their gather unit, array and scatter unit are threads. The share of the memory port in use is a
-counter. Times are microseconds of the machine.
+Cores are processes; their gather unit, array and scatter unit are threads. Counters: gigabytes per second read and
+written, layer by layer; with `stream` memory also the share of the port in use. Times are microseconds of the machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from skipsim.errors import InputError
 from skipsim.simulator import fast
 from skipsim.simulator.counters import Counters, E
 from skipsim.simulator.schedule import Schedule
-from skipsim.simulator.tiles import LAST, R, S, Tiles, machine
+from skipsim.simulator.tiles import LAST, R, S, Tiles, W, machine
 
 GATHER, ARRAY, SCATTER = range(3)
 UNITS = ("gather", "array", "scatter")
@@ -84,7 +84,13 @@ def timeline_events(schedule: Schedule, frame: int) -> Iterator[dict[str, Any]]:
             "ph": "X", "name": name, "pid": core, "tid": thread, "args": {"layer": layer},
             "ts": begin / per_microsecond, "dur": (end - begin) / per_microsecond,
         }  # fmt: skip
-    for since, share in port_use(tiles, counters):
+    for since, read, written in bandwidth(tiles, counters):
+        each = {"read": read, "write": written}
+        yield {
+            "ph": "C", "name": "DRAM, GB/s", "pid": 0, "ts": since / per_microsecond,
+            "args": {kind: round(rate * per_microsecond / 1e3, 3) for kind, rate in each.items()},
+        }  # fmt: skip
+    for since, share in port_use(tiles, counters) if hardware.dram.rule != "banked" else ():
         yield {
             "ph": "C", "name": "memory port in use, percent", "pid": 0, "ts": since / per_microsecond,
             "args": {"percent": round(100 * share, 1)},
@@ -119,6 +125,18 @@ def slices(tiles: Tiles, counters: Counters) -> Iterator[Slice]:
                 for name, begin, end in phases:
                     if event[E[end]] > event[E[begin]]:
                         yield Slice(name, event[E["core"]], thread, event[E[begin]], event[E[end]], number)
+
+
+def bandwidth(tiles: Tiles, counters: Counters) -> Iterator[tuple[float, float, float]]:
+    """Yield (cycle, bytes read per cycle, bytes written per cycle from there on), layer by layer; zeros at the end.
+
+    All bytes that a layer causes: also its gate's, and its weights', even if they were fetched ahead.
+    """
+    work = tiles.work[:, [W["dram_read_bytes"], W["dram_write_bytes"]]]
+    for begin, end, (read, written) in zip(counters.begin.tolist(), counters.end.tolist(), work.tolist(), strict=True):
+        if end > begin:
+            yield begin, read / (end - begin), written / (end - begin)
+    yield counters.cycles, 0.0, 0.0
 
 
 def port_use(tiles: Tiles, counters: Counters) -> Iterator[tuple[float, float]]:

@@ -15,6 +15,7 @@ from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator import fast
 from skipsim.simulator.counters import C
 from skipsim.simulator.schedule import Schedule, gated_schedule
+from skipsim.simulator.simulate import simulate
 from skipsim.simulator.tiles import R, machine
 from skipsim.simulator.timeline import UNITS, timeline_events, write_timeline
 from skipsim.traces.layer import Layer
@@ -72,12 +73,23 @@ def test_the_counter_is_the_share_of_the_port() -> None:
     """One core, no gate, no weights worth speaking of: the mean of the counter is the port's busy share."""
     hardware = load_hardware("edge-npu").replace(**{"cores": 1, "gate.placement": "none"})
     laid_out = schedule(hardware)
-    values = [e["args"]["percent"] for e in timeline_events(laid_out, FRAME) if e["ph"] == "C"]
+    values = [e["args"]["percent"] for e in timeline_events(laid_out, FRAME) if "percent" in e.get("args", ())]
     tiles = laid_out.tiles(FRAME)
     counters = fast.run(tiles, machine(hardware))
     busy = tiles.rows[:, [R["read"], R["write"]]].sum()
     assert all(0 <= value <= 100 for value in values)
     assert sum(values) / len(values) == pytest.approx(100 * busy / counters.cycles, abs=0.1)
+
+
+@pytest.mark.parametrize("rule", ["stream", "banked"])
+def test_the_area_of_the_bandwidth_is_what_was_moved(rule: str) -> None:
+    hardware = load_hardware("auto-npu").replace(**{"dram.rule": rule, "gate.placement": "separate"})
+    laid_out = schedule(hardware)
+    shown = [e for e in timeline_events(laid_out, FRAME) if e["ph"] == "C" and "read" in e["args"]]
+    table = simulate(laid_out.trace, hardware, (8, 8)).by_frame.loc[FRAME]
+    for kind in ("read", "write"):
+        moved = sum(one["args"][kind] * (after["ts"] - one["ts"]) for one, after in pairwise(shown))  # GB/s x us = kB
+        assert moved * 1e3 == pytest.approx(table[f"dram_{kind}_bytes"], rel=1e-3)
 
 
 def test_files_are_json_compressed_by_name(tmp_path: Path) -> None:
