@@ -52,7 +52,7 @@ def test_tiles_are_read(tile, meant):
 
 BAD_TILES = [
     "0x4", "4x0", "-1x4", "8x", "x8", "axb", "8x8x8", "1.5", "", " ", "Full", (0, 4), (4,), (1, 2, 3), 0, -3, True,
-    (True, 2), 1.5, (2.0, 2), None, object(),
+    (True, 2), 1.5, (2.0, 2), None, frozenset(),
 ]  # fmt: skip
 
 
