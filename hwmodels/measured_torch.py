@@ -7,7 +7,8 @@ leaves them. Before its turn a layer's input is copied from elsewhere, untimed: 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,11 +64,18 @@ class Tensors:
             ) from None
 
 
-def prepare(threads: int) -> None:
-    """Make PyTorch measurable: so many threads, no gradients, denormals flushed (they slow convolutions 360 times)."""
-    torch.set_num_threads(threads)
-    torch.set_grad_enabled(False)
+@contextmanager
+def measurable() -> Iterator[None]:
+    """Make PyTorch measurable, and put it back: one thread, no gradients, denormals flushed (they are slow)."""
+    threads, flushed = torch.get_num_threads(), (torch.tensor([1e-40]) * 1.0).item() == 0
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)
 
 
 def time_dense(layers: list[Tensors]) -> list[int]:
@@ -111,12 +119,12 @@ def _clock() -> int:
     return time.thread_time_ns() if torch.get_num_threads() == 1 else time.perf_counter_ns()
 
 
+@measurable()
 def measure_dense(shapes: Sequence[LayerShape], what: str, plan: Plan, say: Say, device: str = "cpu") -> pd.DataFrame:
     """Measure dense layers, cold one after the other and hot, in both memory formats; each row has its faster one.
 
     `what` names the rows: "dense" are fitted, an "anchor", measured cold only, is taken as it is.
     """
-    prepare(1)
     generator = np.random.default_rng([plan.seed, 4])
     cold, hot, flush = {}, {}, CacheFlush()
     for layout in FORMATS:
@@ -139,13 +147,13 @@ def measure_dense(shapes: Sequence[LayerShape], what: str, plan: Plan, say: Say,
     )
 
 
+@measurable()
 def measure_gathered(calls: Sequence[Sequence[Call]], plan: Plan, say: Say) -> pd.DataFrame:
     """Measure PyTorch's gather, convolution and scatter cold, on chains of calls; both of its paths.
 
     The first pass does not count: PyTorch makes a kernel for every new number of blocks, which takes milliseconds and
     which a video with changing masks pays again and again.
     """
-    prepare(1)
     generator, rows = np.random.default_rng([plan.seed, 6]), []
     layers = [Tensors.of(call.shape, "nchw", "cpu", generator) for call in calls[0]]
     for number, chain in enumerate(calls):

@@ -220,7 +220,7 @@ def test_layers_need_no_torch_and_networks_say_so(monkeypatch: pytest.MonkeyPatc
         ({"block": 0}, "block must be a whole number >= 1, got 0"),
         ({"block": (4, -1)}, "block must be a whole number >= 1, got -1"),
         ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
-        ({"gate": "none"}, "gate 'none' decides nothing; choices: gumbel, input_norm, mask, output_norm"),
+        ({"gate": "none"}, "gate 'none' decides nothing; choices: gumbel, hold, input_norm, mask, output_norm, shared"),
         ({"gate": "input-norm"}, "gate 'input-norm' decides nothing; did you mean 'input_norm'? choices: "),
     ],
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skipsim.hwmodels.kernels import Step
 from skipsim.traces.convert import convert
+from skipsim.traces.evaluation import flushing_denormals
 from skipsim.traces.execute.sparse_network import SparseNetwork
 from skipsim.traces.gates import InputNormGate
 from skipsim.traces.layer import Layer
@@ -38,7 +39,6 @@ class TimedNetwork:
 
     def __init__(self, name: str, rows: int, cols: int, block: int, seed: int = 0) -> None:
         torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
         torch.manual_seed(seed)
         self.name, self.rows, self.cols, self.block = name, rows, cols, block
         self.model: nn.Module = network(name).eval()
@@ -61,6 +61,7 @@ class TimedNetwork:
         )  # fmt: skip
         return {layer.key: trace.mask(index, 1) for index, layer in enumerate(trace.layers)}
 
+    @flushing_denormals()
     def parts(self, masks: Masks, repeats: int) -> list[TimedPart]:
         """Run masks so often and return the least time of every part; "input" and "output" are the first and last."""
         self._masks = masks
@@ -78,6 +79,7 @@ class TimedNetwork:
             for timing, item, ns in zip(timings, items, best, strict=True)
         ]
 
+    @flushing_denormals()
     def whole_ns(self, masks: Masks, repeats: int) -> int:
         """Run masks so often as a user calls the network; return the least CPU time of a call."""
         self._masks = masks
@@ -88,6 +90,7 @@ class TimedNetwork:
             times.append(time.thread_time_ns() - begin)
         return min(times[1:])
 
+    @flushing_denormals()
     def dense_ns(self, repeats: int) -> int:
         """Return the least CPU time of PyTorch's dense network: eager or frozen, channels first or last."""
         return min(_least(run, frame, repeats) for run, frame in _dense_runs(self.model, self.frames[0]))
