@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,15 @@ def check_network_name(name: str, folder: str | Path = ".") -> None:
 def build_network(name: str, weights: str | Path | None = None, folder: str | Path = ".") -> Any:
     """Make a network from a registered name or from "package.module:factory", a function without arguments.
 
-    Modules are looked for in `folder`, then where Python looks. Returns an nn.Module in evaluation mode.
+    Modules are looked for in `folder`, then where Python looks. Returns an nn.Module in evaluation mode. Weights left
+    to chance are the same every time.
+
+    Raises:
+        InputError: an unknown network, a factory that fails or returns something else, or weights that do not fit.
     """
     if ":" not in name:
-        return models.network(name, weights=models.SHIPPED if weights is None else weights)
+        with _seeded():
+            return models.network(name, weights=models.SHIPPED if weights is None else weights)
     module_name, _, factory = name.partition(":")
     with _searching(folder), _forgetting(module_name):
         try:
@@ -39,9 +46,18 @@ def build_network(name: str, weights: str | Path | None = None, folder: str | Pa
         if not callable(make):
             raise InputError(f"network {name!r}: module {module_name!r} has no function {factory!r}")
         try:
-            model = make()
+            inspect.signature(make).bind()
         except TypeError as error:
             raise InputError(f"network {name!r}: the factory must take no arguments: {error}") from None
+        try:
+            with _seeded():
+                model = make()
+        except Exception as error:  # the user's own code: where in it, and what
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            raise InputError(
+                f"network {name!r}: the factory failed in {where}: {type(error).__name__}: {error}"
+            ) from error
     if not callable(getattr(model, "eval", None)):
         raise InputError(f"network {name!r}: the factory must return an nn.Module, got {type(model).__name__}")
     if weights is not None:
@@ -49,6 +65,14 @@ def build_network(name: str, weights: str | Path | None = None, folder: str | Pa
 
         load_weights(model, weights)
     return model.eval()
+
+
+def _seeded() -> AbstractContextManager[None]:
+    if importlib.util.find_spec("torch") is None:
+        return nullcontext()  # who needs torch says so
+    from skipsim.traces.models.seeded import seeded
+
+    return seeded()
 
 
 def module_file(name: str, folder: str | Path) -> Path | None:

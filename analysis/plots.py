@@ -71,7 +71,7 @@ def _accuracy_panel(axis: Axes, variant: Variant, blocks: dict[str, str], tiles:
     shown = rows[rows["quality_drop"] <= MOST_POINTS_LOST]["quality"]
     low, high = 100 * min(shown.min(), dense["dense_quality"]), 100 * max(shown.max(), dense["dense_quality"])
     room = max(0.5, 0.06 * (high - low))
-    axis.set_ylim(low - room, high + room)
+    axis.set_ylim(low - room, min(high + room, 100 + 0.1 * room))  # a score is at most 100 %
 
 
 def _dense_point(row: pd.Series[Any]) -> pd.DataFrame:

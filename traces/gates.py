@@ -247,7 +247,7 @@ def make_gate(kind: str, **parameters: Any) -> Gate:
         if name not in known:
             raise InputError(f"gate {kind!r}: unknown parameter {name!r}; {nearest(name, known)}")
     if "threshold" in known and "threshold" not in parameters:
-        raise InputError(f"gate {kind!r}: threshold is missing")
+        raise InputError(f"gate {kind!r}: threshold is missing; a number >= 0 such as 0.02, or a table by layer")
     return maker(**parameters)
 
 

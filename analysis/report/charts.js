@@ -3,8 +3,7 @@
 const INK = "#222222", SOFT = "#5a5a5a", FAINT = "#e6e6e6";
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "pentagon", "hexagon", "star-triangle-up", "bowtie"];
 const CONFIG = {
-  responsive: true, displaylogo: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+  responsive: true, displaylogo: false, displayModeBar: false,
 };
 
 function layout(changes) {
