@@ -272,7 +272,11 @@ def test_gates_are_made_by_name(kind: str) -> None:
             {"thres": 1},
             "gate 'input_norm': unknown parameter 'thres'; did you mean 'threshold'? choices: block, threshold",
         ),
-        ("input_norm", {"block": 1}, "gate 'input_norm': threshold is missing; a number >= 0 such as 0.02, or a table by layer"),
+        (
+            "input_norm",
+            {"block": 1},
+            "gate 'input_norm': threshold is missing; a number >= 0 such as 0.02, or a table by layer",
+        ),
         ("input_norm", {"threshold": -0.1}, "gate 'input_norm': threshold must be a finite number >= 0, got -0.1"),
         ("input_norm", {"threshold": np.nan}, "gate 'input_norm': threshold must be a finite number >= 0, got nan"),
         ("output_norm", {"threshold": 1e999}, "gate 'output_norm': threshold must be a finite number >= 0, got inf"),
