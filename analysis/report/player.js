@@ -87,7 +87,7 @@ class Player {
     if (!this.mask) return;
     element("frame").value = this.frame;
     const reference = this.mask.references.includes(this.frame);
-    element("frame-name").textContent = `frame ${this.frame} of 0 to ${this.mask.of - 1}${reference ? ", dense" : ""}`;
+    element("frame-name").textContent = `frame ${this.frame} (0 to ${this.mask.of - 1})${reference ? ", dense" : ""}`;
     element("player-hint").textContent = `In colour and outlined: computed; pale: skipped.${this.mask.frames < this.mask.of ? ` The first ${this.mask.frames} of ${this.mask.of} frames.` : ""}`;
     this.drawScreen();
     this.drawDensities();
