@@ -185,11 +185,9 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for `--json`."""
         dense = self.dense or self
-        rows: list[dict[str, Any]] = [
-            {str(key): value for key, value in row.items()} for row in self.layers.to_dict("records")
-        ]
         return {
             "hardware": self.hardware.name,
+            "area_mm2": None if self.hardware.processor else self.area_mm2,
             "tile": self.tile,
             "frames": self.frames,
             "total": self._totals(),
@@ -199,11 +197,8 @@ class Report:
             "realised": self.realised,
             "causes": self.causes,
             "energy_uj": self.energy,
-            "layers": [
-                {key: value for key, value in row.items() if not key.startswith("cause_")}
-                | {"causes": {cause: row[f"cause_{cause}"] for cause in CAUSES}}
-                for row in rows
-            ],
+            "by_frame": _rows(self.by_frame.reset_index()),
+            "layers": _rows(self.layers),
         }
 
     def _totals(self) -> dict[str, Any]:
@@ -219,3 +214,12 @@ class Report:
             f"{self.latency_ms_per_frame:.3f} ms/frame, "
             f"speed-up {self.speedup:.2f}, MAC reduction {self.mac_reduction:.2f}, realised {self.realised:.2f})"
         )
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table as plain data, cycles by cause in a dictionary of their own."""
+    return [
+        {str(key): value for key, value in row.items() if not str(key).startswith("cause_")}
+        | {"causes": {cause: row[f"cause_{cause}"] for cause in CAUSES}}
+        for row in table.to_dict("records")
+    ]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skipsim.errors import InputError
+from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.energy import prices_pj
 from skipsim.hwmodels.hardware import load_hardware, machines
 from skipsim.simulator.baseline import WHOLE_MAP
@@ -362,6 +363,11 @@ def test_the_json_form_has_designs_keys(only_dense):
         assert tuple(row["causes"]) == CAUSES
         assert sum(row["causes"].values()) == row["cycles"] * EDGE.cores
     assert data["total"]["cycles"] == report.cycles == sum(row["cycles"] for row in data["layers"])
+    assert [row["frame"] for row in data["by_frame"]] == list(range(report.frames))
+    for row in data["by_frame"]:
+        assert row["cycles"] == sum(layer["cycles"] for layer in data["layers"] if layer["frame"] == row["frame"])
+        assert sum(row["causes"].values()) == row["cycles"] * EDGE.cores
+    assert data["area_mm2"] == area_mm2(EDGE)["total"]
     assert data["dense"]["cycles"] == (report.cycles if only_dense else report.dense.cycles)
     assert all(re.fullmatch(r"[a-z_0-9]+", key) for key in data)
 
