@@ -43,17 +43,22 @@ from skipsim.errors import InputError, nearest
 @click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
 @click.option("--reset-every", type=int, help="Compute every so many frames densely again.")
 @click.option("--frames", type=int, help="Stop after so many frames.")
-@click.option("--size", metavar="RxC", help="Resize frames to rows x cols; default for a shipped network: its own.")
+@click.option(
+    "--size", metavar="RxC", help="Resize frames to rows x cols (or N for NxN); default for a shipped network: its own."
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a PyTorch file of tensors.")
-@click.option("--labels", type=click.Path(path_type=Path), help="An .npz file with joints, see README: file formats.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Joints (.npz) or boxes (COCO's .json), see README: files."
+)
 @click.option("--agreement/--no-agreement", default=True, show_default=True, help="Compare with the dense network.")
 @AS_JSON
 def record(model: str, video: str, out: Path, as_json: bool, size: str | None, **options: Any) -> None:
     """Run a network with gates on a video; note what it computed.
 
     MODEL is a network's name (pose_small, ...) or package.module:function, a function without arguments that returns
-    an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array or a
-    procedural clip, pose:SEED[:CAMERA] or pose:test[:COUNT].
+    an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array, a
+    procedural clip (pose:SEED[:CAMERA], pose:test[:COUNT], detection:...), or one of a data set (jhmdb:, uavdt:, coco:;
+    see README: data sets).
     """
     from skipsim.analysis.gated_network import Gating
     from skipsim.analysis.record_clip import record_clip
