@@ -13,7 +13,7 @@ from skipsim.errors import InputError, nearest
 from skipsim.hwmodels.kernels.active_pixels import ActivePixels
 from skipsim.hwmodels.kernels.addresses import call, integers, words
 from skipsim.hwmodels.kernels.convolution import PackedConvolution
-from skipsim.hwmodels.kernels.feature_map import FeatureMap
+from skipsim.hwmodels.kernels.feature_map import LINE_BYTES, FeatureMap
 from skipsim.hwmodels.kernels.pixel_list import check_maps, difference_fields, map_fields
 from skipsim.hwmodels.kernels.pixel_loops import pixel_loops
 from skipsim.hwmodels.kernels.register_tile import LEAST_IN_ROW, ROW_KINDS, VECTORS, Field, tiles
@@ -31,6 +31,7 @@ ACTIVATIONS: dict[str, tuple[float, float, str]] = {
 """By name: what outputs are clamped to, and which of FINISHES follows."""
 
 _INPUT_BYTES = 256 * 1024  # of the input that one chunk of pixels reads: a part of the second cache level
+_WEIGHT_BYTES = 256 * 1024  # that may be read again for every tile of pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +75,6 @@ def convolve(
     low, high, follows = ACTIVATIONS[activation]
     stride, groups = layer.stride, 1 if layer.depthwise else layer.groups
     taps, run = _taps(packed, x)
-    chunk = _INPUT_BYTES // (4 * layer.in_channels * stride[0] * stride[1])
-    if layer.depthwise:  # every panel has an input of its own: nothing is gained by going through pixels in chunks
-        chunk = active.rows * active.cols
     values: dict[int, int] = {
         Field.X: x.address(-layer.padding[0], -layer.padding[2]),
         Field.X_ROW: stride[0] * x.row_floats,
@@ -93,7 +91,7 @@ def convolve(
         Field.TABLE: table.ctypes.data,
         Field.ROW_TABLE: 0 if row_table is None else row_table.ctypes.data,
         Field.MOST: most,
-        Field.CHUNK: max(most, chunk // most * most),
+        Field.CHUNK: _pixels_per_chunk(packed, most),
         Field.PANELS: len(packed.weights),
         Field.PANELS_PER_GROUP: packed.panels_per_group,
         Field.GROUP_IN: 0 if groups == 1 else layer.in_channels // groups,
@@ -110,6 +108,20 @@ def convolve(
         numbers |= scale
     held = (packed, x, y, active, addend, watch, table, row_table, taps)
     return make_step("convolve", _work, _units, values, held, numbers)
+
+
+def _pixels_per_chunk(packed: PackedConvolution, most: int) -> int:
+    """Return how many pixels go through all panels of channels before the next ones do.
+
+    Enough to read a panel's weights seldom, and so few that the next panel finds the pixels' memory in the second cache
+    level. Where panels share cache lines of the output, all are written while the line is near: tile by tile, if the
+    weights are small enough for that.
+    """
+    layer = packed.convolution
+    if 4 * layer.out_channels % LINE_BYTES and packed.weights.nbytes <= _WEIGHT_BYTES:
+        return most
+    chunk = _INPUT_BYTES // (4 * layer.in_channels * layer.stride[0] * layer.stride[1])
+    return max(most, chunk // most * most)
 
 
 def _taps(packed: PackedConvolution, x: FeatureMap) -> tuple[NDArray[np.int64], int]:
