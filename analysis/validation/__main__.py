@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from skipsim.analysis.validation import dpacs, dram, eyeriss, gemmini, nvdla, operators, scalesim, tpu
+from skipsim.analysis.validation import dpacs, dram, dram_parts, eyeriss, gemmini, nvdla, operators, scalesim, tpu
 from skipsim.analysis.validation.comparison import Comparison
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
@@ -22,6 +22,7 @@ COMPARISONS: dict[str, Callable[[Path | None], Comparison]] = {
     "gemmini": gemmini.compare,
     "scalesim": scalesim.compare,
     "dram": dram.compare,
+    "dram-parts": dram_parts.compare,
     "operators": operators.compare,
 }
 
