@@ -273,23 +273,24 @@ def sweep(
     """
     from skipsim.analysis.dry_run import dry_run as dry_run_of
     from skipsim.analysis.loops import describe_gaps
-    from skipsim.analysis.sweep import sweep as run
+    from skipsim.analysis.results import read_results
+    from skipsim.analysis.sweep import run_study
 
     out = out or study.with_suffix("")
     if dry_run:
         found = dry_run_of(study, out, workers)
         print_json(found.to_dict()) if as_json else click.echo(found.words())
         return
-    table = run(study, out, workers, cluster=cluster)
-    failed = table[table["error"] != ""]
+    finished = run_study(study, out, workers, cluster=cluster)
     if as_json:
+        table = read_results(out)
         print_json(table.astype(object).where(table.notna(), None).to_dict("records"))
     else:
-        gaps = describe_gaps(table)
-        said = f"{len(table) - len(failed)} results in {out}" + (f"\n{gaps}" if gaps else "")
+        gaps = describe_gaps(read_results(out)) if len(finished.loops) > 1 else ""
+        said = f"{finished.rows - finished.failed} results in {out}" + (f"\n{gaps}" if gaps else "")
         click.echo(f"{said}\n\nnext: skipsim plot {out}")
-    if len(failed):
-        complain(f"{len(failed)} of {len(table)} runs failed, the first: {failed['error'].iloc[0]}")
+    if finished.failed:
+        complain(f"{finished.failed} of {finished.rows} runs failed, the first: {finished.reason}")
         sys.exit(1)
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import pandas as pd
-
 from skipsim.errors import InputError, nearest
 
 RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -64,12 +62,9 @@ def read_constraints(texts: Sequence[str], columns: Collection[str], text_column
     return constraints
 
 
-def violations(table: pd.DataFrame, constraints: Sequence[Constraint]) -> list[str]:
-    """Return for every row the constraints that do not hold, as text; "" where all do, or where the row failed."""
-    if not constraints:
-        return [""] * len(table)
-    broken = [[str(one) for one in constraints if not one.holds(row[one.column])] for row in table.to_dict("records")]
-    return ["; ".join(found) if not error else "" for found, error in zip(broken, table["error"], strict=True)]
+def violated(row: Mapping[str, Any], constraints: Sequence[Constraint]) -> str:
+    """Return the constraints that do not hold in a row, as text; "" where all do."""
+    return "; ".join(str(one) for one in constraints if not one.holds(row.get(one.column)))
 
 
 def allowed(values: Mapping[str, Any], constraints: Sequence[Constraint]) -> bool:

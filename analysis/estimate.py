@@ -16,8 +16,8 @@ from skipsim.analysis.clips import load_clip
 from skipsim.analysis.jobs import STORE, Plan
 from skipsim.analysis.parallel import in_processes
 from skipsim.analysis.recordings import RecordingTask, record_traces
+from skipsim.analysis.simulations import SimulationChoice
 from skipsim.analysis.store import Spent, read_spent
-from skipsim.analysis.study import SimulationChoice
 from skipsim.errors import InputError
 from skipsim.simulator.simulate import compile_engine, simulate
 from skipsim.traces.trace import Trace, load_trace
@@ -56,7 +56,7 @@ def estimate(plan: Plan, missing_recordings: int, missing_simulations: int, work
             probes = _probe(missing[0], Path(folder))
         record = _per_run(recordings) if recordings else _line([(frames, took) for frames, took, _ in probes])
         traces = [load_trace(path) for _, _, path in probes] or _existing(plan)
-        choices = _spread([choice for _, choice in plan.runs] or plan.study.simulation_choices())
+        choices = _spread(plan.simulations)
         run = _per_run(simulations) if simulations or not missing_simulations else _timed(traces, choices)
     lengths = {(task.clip, task.frames): _frames(task) for task in missing}
     frames = [lengths[task.clip, task.frames] for task in missing]

@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from skipsim.analysis.axes import SINGLE_PIXELS, BlockPlan
-from skipsim.analysis.constraints import violations
 from skipsim.analysis.keys import job_key
-from skipsim.analysis.pareto import on_front
 from skipsim.analysis.recordings import RecordingTask, check_inputs, is_recorded, task_of
-from skipsim.analysis.results import make_table, recording_columns, trace_columns
+from skipsim.analysis.results import recording_columns, trace_columns
 from skipsim.analysis.search import Trial
+from skipsim.analysis.simulations import SimulationChoice
 from skipsim.analysis.store import check_store
-from skipsim.analysis.study import RecordingChoice, SimulationChoice, Study, load_study
+from skipsim.analysis.study import RecordingChoice, Study, load_study
 from skipsim.errors import InputError
 from skipsim.traces.trace import load_trace
 
@@ -70,13 +67,24 @@ class Source:
 class Plan:
     """What is to be run in a folder: recordings, and what each is simulated on, row by row of the table.
 
-    `runs` are the rows, in order: the number of a source, and a simulation of it.
+    `tried` are the rows of a search, in order: the numbers of a source and of a simulation. Without it there is a row
+    for every simulation of every source. Rows are counted and made when asked for, never all at a time.
     """
 
     study: Study
     directory: Path
     sources: tuple[Source, ...]
-    runs: tuple[tuple[int, SimulationChoice], ...]
+    simulations: Sequence[SimulationChoice]
+    tried: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.sources) * len(self.simulations) if self.tried is None else len(self.tried)
+
+    def pair(self, row: int) -> tuple[int, int]:
+        """Return the numbers of the source and of the simulation of a row."""
+        return divmod(row, len(self.simulations)) if self.tried is None else self.tried[row]
 
     def missing_recordings(self) -> dict[Path, RecordingTask]:
         """Return what has yet to be recorded, by the path that it will have."""
@@ -95,61 +103,54 @@ class Plan:
         opened: dict[Path, Recorded] = {}
         return [_recorded(self.study, source, failures, opened) for source in self.sources]
 
-    def keys(self, recorded: Sequence[Recorded]) -> list[str]:
-        """Return the job key of every run; "" where there is no recording."""
-        return [
-            "" if recorded[number].error else job_key(recorded[number].trace_hash, choice.machine, choice.tile)
-            for number, choice in self.runs
-        ]
+    def keys(self, recorded: Sequence[Recorded]) -> Iterator[str]:
+        """Yield the job key of every row; "" where there is no recording."""
+        for row in range(self.rows):
+            source, simulation = self.pair(row)
+            yield "" if recorded[source].error else self._key(recorded[source], self.simulations[simulation])
 
-    def jobs(self, recorded: Sequence[Recorded], keys: Sequence[str]) -> list[Job]:
-        """Return every simulation once, also where recordings gave the same masks or machines the same numbers."""
-        jobs: dict[str, Job] = {}
-        for key, (number, choice) in zip(keys, self.runs, strict=True):
-            if key and key not in jobs:
-                one = recorded[number]
-                jobs[key] = Job(key, one.path.absolute(), one.trace_hash, one.columns["frames"], choice)
-        return list(jobs.values())
+    def names(self, recorded: Sequence[Recorded]) -> Iterator[str]:
+        """Yield a name of every row's simulation: its key, or where there is no recording, of what it will be."""
+        for row in range(self.rows):
+            source, simulation = self.pair(row)
+            one, choice = recorded[source], self.simulations[simulation]
+            yield f"{one.path} {choice.machine} {choice.tile}" if one.error else self._key(one, choice)
 
-    def table(
-        self, recorded: Sequence[Recorded], keys: Sequence[str], outcome_of: Callable[[str], Mapping[str, Any]]
-    ) -> pd.DataFrame:
-        """Make the results table, one row per run in order; outcomes are asked for by key."""
-        table = make_table(self._rows(recorded, keys, outcome_of), self.study.simulation.overrides)
-        table["violates"] = violations(table, self.study.late_constraints)
-        table["on_front"] = on_front(table, self.study.objectives)
-        return table
+    def job(self, recorded: Sequence[Recorded], row: int) -> Job:
+        """Return the simulation that a row stands for."""
+        source, simulation = self.pair(row)
+        one, choice = recorded[source], self.simulations[simulation]
+        return Job(self._key(one, choice), one.path.absolute(), one.trace_hash, one.columns["frames"], choice)
 
-    def _rows(
-        self, recorded: Sequence[Recorded], keys: Sequence[str], outcome_of: Callable[[str], Mapping[str, Any]]
-    ) -> Iterator[dict[str, Any]]:
-        for key, (number, choice) in zip(keys, self.runs, strict=True):
-            one = recorded[number]
-            outcome = outcome_of(key) if key else {"error": one.error}
-            yield {**one.columns, **choice.columns(), "job_key": key, **outcome}
+    @staticmethod
+    def _key(recorded: Recorded, choice: SimulationChoice) -> str:
+        return job_key(recorded.trace_hash, choice.machine, choice.tile)
 
 
 def make_plan(study: str | Path, out: str | Path) -> Plan:
     """Read a study and check it and the folder, without writing anything; whatever is wrong is an InputError.
 
-    A study with [search] has no runs yet, but all its sources: what it may record.
+    A study with [search] has no rows yet, but all its sources: what it may record.
     """
     chosen, directory = load_study(study), Path(out)
     simulations = chosen.simulation_choices()
     sources = [source_of(chosen, directory.absolute(), choice) for choice in chosen.recording_choices()]
     _check_sources(sources)
     _check_folder(chosen, directory)
-    runs = [] if chosen.search else [(number, choice) for number in range(len(sources)) for choice in simulations]
-    return Plan(chosen, directory.absolute(), tuple(sources), tuple(runs))
+    return Plan(chosen, directory.absolute(), tuple(sources), simulations, () if chosen.search else None)
 
 
 def plan_of(study: Study, directory: Path, trials: Iterable[Trial]) -> Plan:
     """Return the plan that runs some combinations of a study, a row for every clip of each."""
-    numbers: dict[RecordingChoice, int] = {}
-    runs = [
-        (numbers.setdefault(choice, len(numbers)), trial.simulation) for trial in trials for choice in trial.recordings
-    ]
-    return Plan(study, directory, tuple(source_of(study, directory, choice) for choice in numbers), tuple(runs))
+    sources: dict[RecordingChoice, int] = {}
+    simulations: dict[SimulationChoice, int] = {}
+    tried = tuple(
+        (sources.setdefault(choice, len(sources)), simulations.setdefault(trial.simulation, len(simulations)))
+        for trial in trials
+        for choice in trial.recordings
+    )
+    found = tuple(source_of(study, directory, choice) for choice in sources)
+    return Plan(study, directory, found, tuple(simulations), tried)
 
 
 def source_of(study: Study, directory: Path, choice: RecordingChoice) -> Source:

@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
-import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+IDLE_SECONDS = 300  # after which a process ends; until then the next study finds it started
+ONE_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+    ),
+    "1",
+)
 
 
 class WorkerDied:
@@ -30,8 +45,9 @@ def in_processes(
 ) -> Iterator[tuple[Sequence[Item], Sequence[Result | WorkerDied]]]:
     """Yield every batch with what `function` returned for it, in the order in which they finish.
 
-    When a process dies, all batches that were under way are done again one item after the other, each in a process
-    of its own, so that the culprit is found; the rest goes on in parallel.
+    Batches are taken as workers become free and their results have been consumed, so that no more than
+    ahead x workers of them are in memory. When a process dies, all batches that were under way are done again one item
+    after the other, each in a process of its own, so that the culprit is found; the rest goes on in parallel.
 
     Args:
         function: maps a batch to one result per item; importable by name. What it raises is raised here.
@@ -39,30 +55,49 @@ def in_processes(
         workers: number of batches that are computed at a time, always by other processes with one thread each.
         ahead: batches handed out per worker, so that none waits for its next one.
     """
-    waiting = deque(batches)
-    while waiting:
-        flying: dict[int, Sequence[Item]] = {}
-
-        def hand_out(flying: dict[int, Sequence[Item]] = flying) -> Iterator[Any]:
-            number = 0
-            while waiting:
-                flying[number] = waiting.popleft()
-                yield joblib.delayed(_numbered)(function, number, flying[number], os.getpid())
-                number += 1
-
+    waiting = iter(batches)
+    while first := list(islice(waiting, ahead * workers)):
+        flying: dict[Future[Sequence[Result]], Sequence[Item]] = {}
+        executor = _executor(workers)
         try:
-            for number, results in _parallel(workers, ahead * workers)(hand_out()):
-                yield flying.pop(number), results
+            _hand_out(executor, function, first, flying)
+            while flying:
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    results = future.result()
+                    yield flying.pop(future), results
+                    _hand_out(executor, function, list(islice(waiting, 1)), flying)
         except TerminatedWorkerError:
-            for item in [item for batch in flying.values() for item in batch]:
+            suspects = list(flying.values())
+            flying.clear()
+            for item in [item for batch in suspects for item in batch]:
                 yield [item], [_alone(function, item)]
+        finally:
+            if flying:  # nobody wants the rest: an error, or whoever asked has gone
+                executor.shutdown(wait=True, kill_workers=True)
 
 
-def _numbered(
-    function: Callable[[Sequence[Item]], Sequence[Result]], number: int, batch: Sequence[Item], parent: int
-) -> tuple[int, Sequence[Result]]:
+def _executor(workers: int) -> Any:
+    return get_reusable_executor(max_workers=workers, timeout=IDLE_SECONDS, env=ONE_THREAD)
+
+
+def _hand_out(
+    executor: Any,
+    function: Callable[[Sequence[Item]], Sequence[Result]],
+    batches: Sequence[Sequence[Item]],
+    flying: dict[Future[Sequence[Result]], Sequence[Item]],
+) -> None:
+    """Submit batches and note them in `flying`, also those that can no longer be submitted."""
+    for number, batch in enumerate(batches):
+        try:
+            flying[executor.submit(_watched, function, batch, os.getpid())] = batch
+        except TerminatedWorkerError:
+            flying.update((Future(), lost) for lost in batches[number:])
+            raise
+
+
+def _watched(function: Callable[[Sequence[Item]], Sequence[Result]], batch: Sequence[Item], parent: int) -> Any:
     _end_with(parent)
-    return number, function(batch)
+    return function(batch)
 
 
 @cache
@@ -81,15 +116,8 @@ def _alone(function: Callable[[Sequence[Item]], Sequence[Result]], item: Item) -
     """Try an item by itself, twice: the first death may have come from outside, such as a lack of memory."""
     for _ in range(2):
         try:
-            for _, results in _parallel(1, 1)([joblib.delayed(_numbered)(function, 0, [item], os.getpid())]):
-                result: Result = results[0]
-                return result
+            result: Result = _executor(1).submit(_watched, function, [item], os.getpid()).result()[0]
+            return result
         except TerminatedWorkerError:
             continue
     return WorkerDied()
-
-
-def _parallel(workers: int, dispatched: int) -> Any:
-    """Return joblib's engine; one worker is a process too, for which joblib must believe in two."""
-    with joblib.parallel_config(backend="loky", n_jobs=max(2, workers), inner_max_num_threads=1):
-        return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=dispatched)

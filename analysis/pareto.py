@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skipsim.analysis.results import OBJECTIVES, configuration_of
+from skipsim.analysis.results import OBJECTIVES
 from skipsim.errors import InputError, nearest
 
 
@@ -43,21 +43,23 @@ def pareto_front(table: pd.DataFrame, minimise: Sequence[str] = (), maximise: Se
 
 
 def on_front(table: pd.DataFrame, objectives: Sequence[str]) -> NDArray[np.int64]:
-    """Mark the rows of a results table whose configuration is on its network's front, mean over clips: 1 or 0.
+    """Mark the rows whose configuration is on its group's front, mean over clips: 1 or 0.
 
     Configurations that failed or break a constraint, on whichever clip, are not on the front and beat nobody. An
-    objective that no row has, such as accuracy without labels, is left out. Closed and open loop have fronts of their
-    own: accuracy of the latter is a bound.
+    objective that no row of a group has, such as accuracy without labels, is left out.
+
+    Args:
+        table: one row per configuration and clip, with the columns `group` (what shares a front: a network, and closed
+            or open loop, because accuracy of the latter is a bound), `configuration`, `fails`, and the objectives.
+        objectives: names of columns.
     """
     marks = np.zeros(len(table), np.int64)
-    keys = [name for name in configuration_of(table) if name != "clip"]
-    fails = (table["error"] != "") | (table["violates"] != "")
-    able = table[~fails.groupby([table[name] for name in keys], dropna=False).transform("any")]
-    for _, rows in able.groupby(["network", "loop"], sort=False, dropna=False):
+    able = table[~table.groupby("configuration")["fails"].transform("any")]
+    for _, rows in able.groupby("group", sort=False):
         known = [name for name in objectives if rows[name].notna().any()]
         if not known:
             continue
-        grouped = rows.groupby(keys, dropna=False, sort=False)
+        grouped = rows.groupby("configuration", sort=False)
         means = grouped[known].mean()
         best = [[name for name in known if OBJECTIVES[name] == more] for more in (False, True)]
         front = pareto_front(means, minimise=best[0], maximise=best[1])

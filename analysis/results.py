@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -167,20 +167,24 @@ def block_columns(block: tuple[int, int] | None, text: str = "mixed") -> dict[st
     return {"block": f"{block[0]}x{block[1]}", "block_rows": block[0], "block_cols": block[1]}
 
 
-def make_table(rows: Iterable[Mapping[str, Any]], overrides: Iterable[str] = ()) -> pd.DataFrame:
-    """Make the table: columns in their order, types that do not depend on which rows failed."""
+def make_table(rows: Iterable[Mapping[str, Any]], overrides: Iterable[str] | Mapping[str, str] = ()) -> pd.DataFrame:
+    """Make the table: columns in their order, types that do not depend on which rows failed.
+
+    `overrides` are the columns that are dotted hardware keys; with their kinds, or those follow from the rows.
+    """
+    kinds = {**(overrides if isinstance(overrides, Mapping) else {}), **COLUMNS}
     names = [*RECORDING_COLUMNS, *SIMULATION_COLUMNS, *overrides, *TRACE_COLUMNS, *OUTCOME_COLUMNS, *KEY_COLUMNS]
-    lists: dict[str, Any] = {name: array("d") if COLUMNS.get(name) == "real" else [] for name in names}
+    lists: dict[str, Any] = {name: array("d") if kinds.get(name) == "real" else [] for name in names}
     for row in rows:  # one at a time: a row as a dictionary takes ten times the room
         row = {"model_version": MODEL_VERSION, "error": "", **row}
         for name, values in lists.items():
             value = row.get(name)
-            values.append(math.nan if value is None and COLUMNS.get(name) == "real" else value)
-    return pd.DataFrame({name: _column(name, lists.pop(name)) for name in names})
+            values.append(math.nan if value is None and kinds.get(name) == "real" else value)
+    return pd.DataFrame({name: _column(lists.pop(name), kinds.get(name)) for name in names})
 
 
-def _column(name: str, values: Any) -> pd.Series[Any]:
-    kind = COLUMNS.get(name) or _kind(values)
+def _column(values: Any, kind: str | None) -> pd.Series[Any]:
+    kind = kind or kind_of(values)
     if kind == "text":
         cells: Any = [intern(str("" if value is None else value)) for value in values]
     elif kind == "whole":
@@ -191,17 +195,20 @@ def _column(name: str, values: Any) -> pd.Series[Any]:
     return column
 
 
-def _kind(values: list[Any]) -> str:
+def kind_of(values: Sequence[Any]) -> str:
     """Return the kind of a hardware key's column: numbers where all values are, otherwise text."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return "text"
     return "whole" if all(isinstance(value, int) for value in values) else "real"
 
 
-def write_results(directory: Path, table: pd.DataFrame) -> None:
-    """Write the table into a study's folder, whole or not at all; the same table gives the same bytes."""
+def write_results(directory: Path, parts: Iterable[pd.DataFrame]) -> None:
+    """Write the table, in parts, into a study's folder, whole or not at all; the same parts give the same bytes."""
     with replacing(directory / RESULTS) as temporary:
-        fastparquet.write(str(temporary), table, compression="SNAPPY", write_index=False)
+        for number, part in enumerate(parts):
+            texts = {str(name): "utf8" for name in part if part[name].dtype == object}
+            how: dict[str, Any] = {"compression": "SNAPPY", "write_index": False, "object_encoding": texts}
+            fastparquet.write(str(temporary), part, append=number > 0, **how)
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
@@ -215,7 +222,7 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         rule = "the study is not finished; run its sweep again" if unfinished else "not the output of a sweep"
         raise InputError(f"results folder {directory}: no {RESULTS}: {rule}")
     try:
-        table: pd.DataFrame = fastparquet.ParquetFile(str(file)).to_pandas()
+        table = pd.concat(map(_compact, fastparquet.ParquetFile(str(file)).iter_row_groups()), ignore_index=True)
     except Exception as error:  # fastparquet raises whatever it stumbles over
         raise InputError(f"{file}: not a readable table: {type(error).__name__}: {error}") from None
     for name in ("share", "violates", "on_front"):  # what results of older versions do not have
@@ -230,6 +237,14 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         if not pd.api.types.is_numeric_dtype(table[name]):
             table[name] = table[name].astype("object")
     return table
+
+
+def _compact(part: pd.DataFrame) -> pd.DataFrame:
+    """Keep equal texts once in memory: a name in a hundred thousand rows is one."""
+    for name in part:
+        if part[name].dtype == object:
+            part[name] = part[name].map(intern, na_action="ignore")
+    return part
 
 
 def overrides_of(table: pd.DataFrame) -> list[str]:

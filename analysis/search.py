@@ -21,7 +21,8 @@ from typing import Any
 import pandas as pd
 
 from skipsim.analysis.results import OBJECTIVES
-from skipsim.analysis.study import RecordingChoice, SimulationChoice, Study
+from skipsim.analysis.simulations import SimulationChoice
+from skipsim.analysis.study import RecordingChoice, Study
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 

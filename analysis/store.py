@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from skipsim.simulator.tiles import MODEL_VERSION
 APPLICATION_ID = 0x534B4950  # "SKIP": tells the file from other SQLite files
 
 FINISHED = "SELECT job_key FROM simulations WHERE json_extract(outcome, '$.error') IS NULL"
+NEXT_MISSING = "SELECT place FROM wanted WHERE place > ? ORDER BY place LIMIT 1000"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,21 @@ class Store:
             self._connection.execute(f"PRAGMA user_version = {MODEL_VERSION}")
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
-    def finished(self) -> set[str]:
-        """Return the keys of all jobs that need not be done again; those that failed may be."""
-        return {key for (key,) in self._connection.execute(FINISHED)}
+    def want(self, keys: Iterable[str]) -> int:
+        """Note which jobs a study needs, by key and in order ("": none); return how many of them have yet to be done.
+
+        Each counts once, however often it is wanted. Those that failed before have yet to be done.
+        """
+        with self._writing():
+            return _want(self._connection, keys)
+
+    def missing(self) -> Iterator[int]:
+        """Yield the places, among the keys that were wanted, of the jobs that had yet to be done, in order."""
+        last, places = -1, [0]
+        while places:  # a few at a time, because the file may change between them
+            places = [place for (place,) in self._connection.execute(NEXT_MISSING, (last,))]
+            yield from places
+            last = places[-1] if places else last
 
     def add(self, outcomes: Mapping[str, Mapping[str, Any]]) -> None:
         """Write outcomes, in the place of earlier ones of the same key."""
@@ -113,15 +126,10 @@ def check_store(path: Path) -> None:
         )
 
 
-def read_finished(path: Path) -> set[str]:
-    """Return the keys of all finished jobs of a store that may not be there yet, without changing anything."""
-    if not path.exists():
-        return set()
-    with closing(_read_only(path)) as connection:
-        try:
-            return {key for (key,) in connection.execute(FINISHED)}
-        except sqlite3.OperationalError:  # killed before it was set up
-            return set()
+def count_missing(path: Path, keys: Iterable[str]) -> int:
+    """Return how many of the jobs a store that may not be there yet lacks, without changing anything: see `want`."""
+    with closing(_read_only(path) if path.exists() else sqlite3.connect("")) as connection:
+        return _want(connection, keys)
 
 
 def read_spent(path: Path) -> dict[str, Spent]:
@@ -133,6 +141,19 @@ def read_spent(path: Path) -> dict[str, Spent]:
             return {kind: Spent(*spent) for kind, *spent in connection.execute("SELECT * FROM spent")}
         except sqlite3.OperationalError:  # killed before it was set up, or made by an older version
             return {}
+
+
+def _want(connection: sqlite3.Connection, keys: Iterable[str]) -> int:
+    """Keep wanted jobs that are missing in a temporary table of the connection, on disk if it is large."""
+    connection.execute("DROP TABLE IF EXISTS temp.wanted")
+    connection.execute("CREATE TEMP TABLE wanted (place INTEGER PRIMARY KEY, job_key TEXT UNIQUE)")
+    named = ((place, key) for place, key in enumerate(keys) if key)
+    connection.executemany("INSERT OR IGNORE INTO wanted VALUES (?, ?)", named)
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'simulations'").fetchone():
+        connection.execute(f"DELETE FROM wanted WHERE job_key IN ({FINISHED})")
+    connection.commit()
+    (count,) = connection.execute("SELECT count(*) FROM wanted").fetchone()
+    return int(count)
 
 
 def _read_only(path: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -42,8 +42,8 @@ from skipsim.analysis.axes import (
 from skipsim.analysis.constraints import Constraint, allowed, explain_none, read_constraints
 from skipsim.analysis.keys import machine_hash
 from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS, block_columns
+from skipsim.analysis.simulations import SimulationChoice, SimulationGrid, replaced
 from skipsim.errors import InputError, nearest
-from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import Hardware, hardware_keys, load_hardware
 
 Name = Annotated[str, Field(min_length=1)]
@@ -174,45 +174,6 @@ class RecordingChoice:
         }
 
 
-@dataclass(frozen=True)
-class SimulationChoice:
-    """One combination of the simulation axes: a machine, some of its numbers replaced, a tile.
-
-    `machine` is the hash of the whole machine. The machine itself is made when it is asked for: a hundred thousand of
-    them at a time would fill the memory.
-    """
-
-    base: Hardware
-    overrides: tuple[tuple[str, AxisValue], ...]
-    machine: str
-    tile: str
-
-    @property
-    def hardware(self) -> Hardware:
-        """The machine with its numbers replaced."""
-        return replaced(self.base, self.overrides)
-
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of the table that name this choice."""
-        return {"hardware": self.base.name, "tile": self.tile, **dict(self.overrides)}
-
-    def known(self) -> dict[str, Any]:
-        """Return everything a constraint may ask for before the simulation: columns, all numbers, area."""
-        numbers: dict[str, Any] = {}
-        hardware = self.hardware
-        for key, value in hardware.model_dump().items():
-            numbers |= (
-                {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
-            )
-        area = math.nan if hardware.processor else area_mm2(hardware)["total"]
-        return {**numbers, **self.columns(), "area_mm2": area}
-
-
-def replaced(machine: Hardware, overrides: tuple[tuple[str, AxisValue], ...]) -> Hardware:
-    """Return a machine with some of its numbers replaced; values that cannot be are an InputError."""
-    return machine.replace(**dict(overrides)) if overrides else machine
-
-
 BEFOREHAND = {*RECORDING_COLUMNS, "hardware", "tile", "area_mm2", *hardware_keys()} - {"study"}
 
 
@@ -268,23 +229,18 @@ class Study(_Table):
             raise explain_none(f"study {self.name!r}", [choice.columns() for choice in choices], self.constraints)
         return kept
 
-    def simulation_choices(self) -> list[SimulationChoice]:
+    def simulation_choices(self) -> SimulationGrid:
         """Return every simulation of one recording that the constraints allow.
 
         A machine or value that cannot be is an InputError.
         """
-        combinations = product(self.machines, product(*self.simulation.overrides.values()))
-        machines = [self.simulation_choice(machine, values, "") for machine, values in combinations]
-        kept = [one for one in machines if not self.constraints or allowed(self._of_machine(one), self.constraints)]
-        choices = [
-            replace(one, tile=tile)
-            for one in kept
-            for tile in self.simulation.tile
-            if allowed({"tile": tile}, self.constraints)
-        ]
-        if not choices:
-            raise explain_none(f"study {self.name!r}", [one.known() for one in machines], self.constraints)
-        return choices
+        axes = self.simulation
+        grid = SimulationGrid(self.machines, axes.overrides, axes.tile, self.constraints)
+        if not grid:
+            known = grid.candidates([one.column for one in self.constraints])
+            candidates = [*known, *({"tile": tile} for tile in axes.tile)]
+            raise explain_none(f"study {self.name!r}", candidates, self.constraints)
+        return grid
 
     def simulation_choice(self, machine: Hardware, values: tuple[AxisValue, ...], tile: str) -> SimulationChoice:
         """Return the simulation on one machine with one value per overridden key."""
@@ -297,10 +253,6 @@ class Study(_Table):
 
     def _machine(self, name: str) -> Hardware:
         return load_hardware(self.resolve(name) if name.endswith(".toml") else name)
-
-    @staticmethod
-    def _of_machine(choice: SimulationChoice) -> dict[str, Any]:
-        return {name: value for name, value in choice.known().items() if name != "tile"}
 
 
 def load_study(path: str | Path) -> Study:

@@ -15,7 +15,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +28,8 @@ import pandas as pd
 
 from skipsim import __version__
 from skipsim.analysis.crew import Crew, gathered
-from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, Source, make_plan, plan_of
+from skipsim.analysis.final_table import table_parts
+from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan, plan_of
 from skipsim.analysis.machines import save_machines
 from skipsim.analysis.parallel import WorkerDied
 from skipsim.analysis.progress import Bar
@@ -36,7 +37,7 @@ from skipsim.analysis.provenance import PROVENANCE
 from skipsim.analysis.recordings import check_networks, coarsen_traces, record_traces
 from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_results
 from skipsim.analysis.search import Trial, search
-from skipsim.analysis.store import Spent, Store, read_finished
+from skipsim.analysis.store import Spent, Store, count_missing
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.simulator.simulate import compile_engine, simulate
@@ -48,7 +49,24 @@ BATCHES_PER_WORKER = 16
 LONGEST_REASON = 300  # characters; compilers write pages
 
 
-Done = list[tuple[Source, Recorded]]
+@dataclass(frozen=True)
+class Finished:
+    """What a study came to: how many rows, how many of them failed, and why the first of those; loops in the table."""
+
+    rows: int = 0
+    failed: int = 0
+    reason: str = ""
+    loops: frozenset[str] = frozenset()
+
+    def with_part(self, part: pd.DataFrame) -> Finished:
+        """Return it with the rows of another part of the table."""
+        reasons = part["error"][part["error"] != ""]
+        return Finished(
+            self.rows + len(part),
+            self.failed + len(reasons),
+            self.reason or next(iter(reasons), ""),
+            self.loops | set(part["loop"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,22 @@ def sweep(
 ) -> pd.DataFrame:
     """Run a study, or what is missing of it, and return its table (see results.py for the columns).
 
-    Rows stand in the order of the study's axes. Jobs that failed are rows with their reason in `error`.
+    Rows stand in the order of the study's axes. Jobs that failed are rows with their reason in `error`. Arguments and
+    errors are those of `run_study`.
+    """
+    run_study(study, out, workers, cluster=cluster, progress=progress)
+    return read_results(out)
+
+
+def run_study(
+    study: str | Path,
+    out: str | Path,
+    workers: int | None = None,
+    *,
+    cluster: str | None = None,
+    progress: bool = True,
+) -> Finished:
+    """Run a study, or what is missing of it; its table is a file then, and was never whole in memory.
 
     Args:
         study: a study file.
@@ -87,6 +120,14 @@ def sweep(
         raise InputError(f"sweep: workers must be a whole number >= 1, got {workers!r}")
     plan = make_plan(study, out)
     missing = plan.missing_recordings()
+    finished = Finished()
+
+    def seen(parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        nonlocal finished
+        for part in parts:
+            finished = finished.with_part(part)
+            yield part
+
     with gathered(plan.directory, workers, cluster) as crew:
         if missing:
             list(crew.run(check_networks, [list(missing.values())]))
@@ -95,31 +136,31 @@ def sweep(
             compiling = Thread(target=compile_engine)  # here and now, once: workers that simulate then find it done
             compiling.start()
             with Store(plan.directory / STORE) as store:
-                table, final = _searched(plan, crew, store, bar) if plan.study.search else _run(plan, crew, store, bar)
+                chosen = _searched(plan, crew, store, bar) if plan.study.search else plan
+                recorded = _run(chosen, crew, store, bar)
+                write_results(plan.directory, seen(table_parts(chosen, recorded, store.outcome)))
             compiling.join()
-            write_results(plan.directory, table)
-            del table  # it is read back whole: one of it is enough in memory
-            _write_provenance(plan, final)
-    return read_results(plan.directory)
+            _write_provenance(chosen, recorded)
+    return finished
 
 
-def _run(plan: Plan, crew: Crew, store: Store, bar: Bar) -> tuple[pd.DataFrame, Done]:
-    """Record, coarsen and simulate what is missing of a plan; return its table."""
+def _run(plan: Plan, crew: Crew, store: Store, bar: Bar) -> list[Recorded]:
+    """Record, coarsen and simulate what is missing of a plan; return its recordings."""
     failures = _record(plan, crew, store, bar)
     failures |= _coarsen(plan, failures, crew, bar)
     recorded = plan.recorded(failures)
-    keys = plan.keys(recorded)
-    _simulate(plan, plan.jobs(recorded, keys), store, crew, bar)
-    return plan.table(recorded, keys, store.outcome), list(zip(plan.sources, recorded, strict=True))
+    _simulate(plan, recorded, store, crew, bar)
+    return recorded
 
 
-def _searched(plan: Plan, crew: Crew, store: Store, bar: Bar) -> tuple[pd.DataFrame, Done]:
-    """Search, then return the table of all that was tried."""
+def _searched(plan: Plan, crew: Crew, store: Store, bar: Bar) -> Plan:
+    """Search, then return the plan of all that was tried."""
 
     def run(trials: Sequence[Trial]) -> pd.DataFrame:
-        return _run(plan_of(plan.study, plan.directory, trials), crew, store, bar)[0]
+        tried = plan_of(plan.study, plan.directory, trials)
+        return pd.concat(table_parts(tried, _run(tried, crew, store, bar), store.outcome), ignore_index=True)
 
-    return _run(plan_of(plan.study, plan.directory, search(plan.study, plan.directory, run)), crew, store, bar)
+    return plan_of(plan.study, plan.directory, search(plan.study, plan.directory, run))
 
 
 def pending(study: str | Path, out: str | Path) -> Pending:
@@ -135,15 +176,11 @@ def pending(study: str | Path, out: str | Path) -> Pending:
         return Pending(rows, most, min(rows, len(missing)), rows)
     absent = dict.fromkeys([*missing, *(path for _, _, path in plan.missing_coarsenings())], "missing")
     recorded = plan.recorded(absent)
-    keys = plan.keys(recorded)
-    unknown = {
-        (recorded[number].path, choice.machine, choice.tile) for number, choice in plan.runs if recorded[number].error
-    }
     return Pending(
-        rows=len(plan.runs),
+        rows=plan.rows,
         recordings=len({source.recording for source in plan.sources}),
         missing_recordings=len(missing),
-        missing_simulations=len({key for key in keys if key} - read_finished(plan.directory / STORE)) + len(unknown),
+        missing_simulations=count_missing(plan.directory / STORE, plan.names(recorded)),
     )
 
 
@@ -239,14 +276,14 @@ def _coarsen(plan: Plan, failures: Mapping[Path, str], crew: Crew, bar: Bar) -> 
     return failed
 
 
-def _simulate(plan: Plan, jobs: Sequence[Job], store: Store, crew: Crew, bar: Bar) -> None:
+def _simulate(plan: Plan, recorded: Sequence[Recorded], store: Store, crew: Crew, bar: Bar) -> None:
     """Simulate the jobs that are not in the store, and put them there batch by batch."""
-    finished = store.finished()
-    todo = [job for job in jobs if job.key not in finished]
-    if todo:
+    count = store.want(plan.keys(recorded))
+    if count:
         (plan.directory / RESULTS).unlink(missing_ok=True)
-    bar.begin("simulating", len(todo))
-    batches = _batches(todo, min(LARGEST_BATCH, -(-len(todo) // (crew.workers * BATCHES_PER_WORKER))))
+    bar.begin("simulating", count)
+    jobs = (plan.job(recorded, row) for row in store.missing())
+    batches = _batches(jobs, max(1, min(LARGEST_BATCH, -(-count // (crew.workers * BATCHES_PER_WORKER)))))
     here = crew.workers == 1 and not crew.remote  # one process is this one
     done = ((batch, simulate_jobs(batch)) for batch in batches) if here else crew.run(simulate_jobs, batches)
     killed: dict[str, Any] = {"error": "the process that simulated it was killed twice", "seconds": 0.0}
@@ -258,20 +295,22 @@ def _simulate(plan: Plan, jobs: Sequence[Job], store: Store, crew: Crew, bar: Ba
         bar.advance(len(batch))
 
 
-def _batches(jobs: Sequence[Job], size: int) -> list[list[Job]]:
+def _batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
     """Cut jobs into batches of one trace each."""
-    batches: list[list[Job]] = []
+    batch: list[Job] = []
     for job in jobs:
-        if not batches or len(batches[-1]) == size or batches[-1][0].trace != job.trace:
-            batches.append([])
-        batches[-1].append(job)
-    return batches
+        if batch and (len(batch) == size or batch[-1].trace != job.trace):
+            yield batch
+            batch = []
+        batch.append(job)
+    if batch:
+        yield batch
 
 
-def _write_provenance(plan: Plan, done: Done) -> None:
+def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
     """Note what the results came from: versions, and for every trace where its frames can be seen again."""
     traces = []
-    for source, one in done:
+    for source, one in zip(plan.sources, recorded, strict=True):
         task = source.task
         place = one.path.absolute() if task is None else one.path.relative_to(plan.directory)
         entry: dict[str, Any] = {"trace": str(place), "trace_hash": one.trace_hash}

@@ -1,8 +1,8 @@
 """What does a job cost beside its simulation, and does memory stay flat? 100,000 jobs of a tiny trace.
 
 Prints a table of sizes: CPU time of the scheduling process per job (plan, keys, hand-out, store, table; the simulations
-run in others), wall time of the whole sweep, time per row of a second run that finds everything done, and the
-scheduling process's largest resident memory.
+run in others), wall time of the whole sweep, time per row of a second run that finds everything done, the largest
+resident memory of the scheduling process and of a worker, and that of a process that reads the finished table whole.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 
-from skipsim.analysis.sweep import sweep
+from skipsim.analysis.results import read_results
+from skipsim.analysis.sweep import run_study
 from skipsim.simulator.simulate import compile_engine
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
@@ -52,43 +54,54 @@ def measure(jobs: int, workers: int) -> dict[str, float]:
         folder = Path(name)
         study = prepare(folder, jobs)
         compile_engine()
+        before = peak_mb(resource.RUSAGE_SELF)
         start, start_cpu = time.perf_counter(), time.process_time()
-        table = sweep(study, folder / "out", workers, progress=False)
+        finished = run_study(study, folder / "out", workers, progress=False)
         first, scheduling = time.perf_counter() - start, time.process_time() - start_cpu
-        assert len(table) == jobs
-        assert (table["error"] == "").all()
+        assert (finished.rows, finished.failed) == (jobs, 0)
+        get_reusable_executor(reuse=True).shutdown(wait=True)  # whose processes' memory is known when they have ended
         start = time.perf_counter()
-        sweep(study, folder / "out", workers, progress=False)
-        again = time.perf_counter() - start
+        run_study(study, folder / "out", 1, progress=False)
+        again, peak = time.perf_counter() - start, peak_mb(resource.RUSAGE_SELF)
+        worker = peak_mb(resource.RUSAGE_CHILDREN)
+        assert len(read_results(folder / "out")) == jobs
         store = (folder / "out" / "results.sqlite").stat().st_size
     return {
         "jobs": jobs,
-        "workers": workers,
         "seconds": first,
         "scheduling_ms_per_job": 1e3 * scheduling / jobs,
         "second_run_ms_per_job": 1e3 * again / jobs,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "memory_before_mb": before,
+        "memory_mb": peak,
+        "worker_memory_mb": worker,
+        "memory_with_table_mb": peak_mb(resource.RUSAGE_SELF),
         "store_mb": store / 1e6,
     }
 
 
+def peak_mb(who: int) -> float:
+    return resource.getrusage(who).ru_maxrss / 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--jobs", type=int, nargs="*", default=[1_000, 10_000, 50_000, 100_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--one", action="store_true", help="measure a single size here and print JSON")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(measure(options.jobs[0], options.workers)))
         return
-    print("   jobs  workers  total s  scheduling ms/job  second run ms/job  peak MB  store MB")
+    print(
+        "   jobs  total s  scheduling ms/job  second run ms/job  before MB  peak MB  worker MB  with table MB  store MB"
+    )
     for jobs in options.jobs:  # every size in a process of its own: memory is the peak of a process
         command = [sys.executable, __file__, "--one", "--jobs", str(jobs), "--workers", str(options.workers)]
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(
-            f"{found['jobs']:7,} {found['workers']:8} {found['seconds']:8.1f} {found['scheduling_ms_per_job']:18.3f} "
-            f"{found['second_run_ms_per_job']:18.3f} "
-            f"{found['peak_memory_mb']:8.0f} {found['store_mb']:9.1f}",
+            f"{found['jobs']:7,} {found['seconds']:8.1f} {found['scheduling_ms_per_job']:18.3f} "
+            f"{found['second_run_ms_per_job']:18.3f} {found['memory_before_mb']:10.0f} {found['memory_mb']:8.0f} "
+            f"{found['worker_memory_mb']:10.0f} {found['memory_with_table_mb']:14.0f} {found['store_mb']:9.1f}",
             flush=True,
         )
 

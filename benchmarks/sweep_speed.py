@@ -6,12 +6,16 @@ Two machines, four tiles, 25 memory widths and 50 set-up times on one recorded c
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 from pathlib import Path
 
+from joblib.externals.loky import get_reusable_executor
+
+from skipsim.analysis.gated_network import Gating
 from skipsim.analysis.record_clip import record_clip
-from skipsim.analysis.sweep import sweep
+from skipsim.analysis.sweep import run_study
 from skipsim.simulator.simulate import compile_engine
 
 STUDY = """
@@ -38,16 +42,24 @@ def main() -> None:
         if options.trace:
             (folder / "clip.trace").symlink_to(options.trace.absolute())
         else:
-            record_clip("pose_small", "pose:2000001:pan", folder / "clip.trace", threshold=0.1, block=(4, 4), frames=40)
+            record_clip(
+                "pose_small", "pose:2000001:pan", folder / "clip.trace", Gating(threshold=0.1, block=(4, 4)), frames=40
+            )
         (folder / "study.toml").write_text(STUDY.format(widths=options.jobs // 400))
-        start = time.perf_counter()
-        table = sweep(folder / "study.toml", folder / "out", options.workers, progress=False)
-        took = time.perf_counter() - start
-        assert len(table) == options.jobs
-        assert (table["error"] == "").all()
+        start, start_cpu = time.perf_counter(), process_seconds()
+        finished = run_study(folder / "study.toml", folder / "out", options.workers, progress=False)
+        get_reusable_executor(reuse=True).shutdown(wait=True)  # whose processes' time is known when they have ended
+        took, cpu = time.perf_counter() - start, process_seconds() - start_cpu
+    assert (finished.rows, finished.failed) == (options.jobs, 0)
     print(
-        f"{len(table):,} simulations of {table['frames'].iloc[0]} frames on {options.workers} processes: {took:.0f} s"
+        f"{finished.rows:,} simulations of 40 frames on {options.workers} processes: {took:.0f} s, {cpu:.0f} s of CPU, "
+        f"{1e3 * cpu / finished.rows:.1f} ms a simulation"
     )
+
+
+def process_seconds() -> float:
+    """Return the CPU time of this process and of those that it has started and that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 if __name__ == "__main__":

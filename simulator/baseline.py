@@ -30,7 +30,7 @@ def dense_tile(layer: Layer, hardware: Hardware, traffic: Traffic) -> Tile:
     return found
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=2048)
 def _dense_tile(layer: Layer, hardware: Hardware, traffic: Traffic) -> Tile | None:
     """Try full map, full-width bands, squares; squares below 4x4, slow and never best, only if nothing else fits."""
     bands = [(size, layer.out_cols) for size in SIZES]

@@ -284,7 +284,7 @@ def _gate_before(layer: Layer, hardware: Hardware, traffic: Traffic) -> tuple[in
     return elements, cycles, each * (1 + reads_reference), in_dram
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=8192)
 def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tuple[Plan, tuple[Share, ...]]:
     """Plan a layer; an InputError names the largest tile that fits when this one doesn't."""
     tile = min(tile[0], layer.out_rows), min(tile[1], layer.out_cols)

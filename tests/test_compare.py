@@ -23,7 +23,7 @@ def row(tile: str, latency: float, drop: float = 0.0, **others: Any) -> dict[str
 
 def write(folder: Path, rows: list[dict[str, Any]], overrides: tuple[str, ...] = (), study: str = "s") -> Path:
     folder.mkdir()
-    write_results(folder, make_table([{"study": study, **one} for one in rows], overrides))
+    write_results(folder, [make_table([{"study": study, **one} for one in rows], overrides)])
     return folder
 
 
@@ -103,7 +103,7 @@ def test_results_of_a_version_without_constraints_can_still_be_read(tmp_path: Pa
     old = write(tmp_path / "old", [row("4x4", 1.0)])
     table = make_table([{"study": "s", **row("4x4", 2.0)}]).drop(columns=["violates", "on_front"])
     (tmp_path / "new").mkdir()
-    write_results(tmp_path / "new", table)
+    write_results(tmp_path / "new", [table])
     found = compare(tmp_path / "new", old)
     assert found.rows["latency_ms_change"].tolist() == [-0.5]
     assert isinstance(found.rows, pd.DataFrame)

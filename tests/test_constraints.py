@@ -146,14 +146,7 @@ def test_the_front_is_that_of_the_mean_over_clips(tmp_path: Path) -> None:
         ("8x8", "a", 0.1, 0.1, "broken"),
         ("8x8", "b", 0.1, 0.1, ""),
     ]
-    table = sweep_table(rows)
+    names = ["configuration", "clip", "latency_ms", "quality_drop", "error"]
+    table = pd.DataFrame(rows, columns=names).assign(group=0)
+    table["fails"] = table["error"] != ""
     assert on_front(table, ("latency_ms", "quality_drop")).tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
-
-
-def sweep_table(rows: list[tuple[str, str, float, float, str]]) -> pd.DataFrame:
-    from skipsim.analysis.results import make_table
-
-    return make_table(
-        {"network": "n", "block": block, "clip": clip, "latency_ms": ms, "quality_drop": drop, "error": error}
-        for block, clip, ms, drop, error in rows
-    )
