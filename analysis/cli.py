@@ -202,6 +202,7 @@ def check_machine(file: str, as_json: bool) -> None:
 @main.command(
     epilog=example(
         "skipsim simulate pan.trace --hardware edge-npu --tile 8x8",
+        "skipsim simulate pan.trace --hardware auto-npu --cores --frames",
         "skipsim simulate resnet.csv --hardware my.toml --set dram.bytes_per_cycle=8 --json",
     )
 )
@@ -215,6 +216,8 @@ def check_machine(file: str, as_json: bool) -> None:
 @click.option("--engine", default="fast", show_default=True, help="fast, or reference: the slow definition of time.")
 @click.option("--timeline", type=click.Path(path_type=Path), help="Write one frame as .json(.gz) that Perfetto opens.")
 @click.option("--frame", type=int, help="Which frame; default: the first one that is gated.")
+@click.option("--cores", is_flag=True, help="Also say what every core does, and how uneven that is.")
+@click.option("--frames", is_flag=True, help="Also say what every frame takes.")
 @AS_JSON
 def simulate(
     path: str,
@@ -225,11 +228,13 @@ def simulate(
     engine: str,
     timeline: Path | None,
     frame: int | None,
+    cores: bool,
+    frames: bool,
     as_json: bool,
 ) -> None:
     """Say how long a trace takes on a machine, and why.
 
-    Compares with the dense schedule on the same machine, and says where the cycles go.
+    Compares with the dense schedule on the same machine, and says where cycles and energy go.
     """
     from skipsim.traces.trace import load_trace
 
@@ -252,7 +257,7 @@ def simulate(
     else:
         from skipsim.analysis.summary import describe_report
 
-        click.echo(describe_report(report, str(found.origin.get("network", path))))
+        click.echo(describe_report(report, str(found.origin.get("network", path)), cores=cores, frames=frames))
         if timeline:
             click.echo(f"\nto look at the timeline, open {timeline} at https://ui.perfetto.dev")
 

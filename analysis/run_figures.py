@@ -1,4 +1,4 @@
-"""The figures of one run: its layers by cause, its roofline, and what the numbers of its machine are worth."""
+"""The figures of one run: its layers by cause, its roofline, its energy, and what its machine's numbers are worth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from skipsim.analysis.causes import CAUSE_GROUPS
 from skipsim.analysis.decision import Decision
+from skipsim.analysis.energy_figure import energy_by_part
 from skipsim.analysis.run_detail import detail_of
 from skipsim.analysis.sensitivity import Sensitivity
 from skipsim.analysis.style import BLUE, GREEN, GREY, GROUP_COLOURS, INK, ORANGE, PAGE_INCHES, styled
@@ -37,6 +38,7 @@ def run_figures(decisions: Mapping[tuple[str, str], Decision]) -> dict[str, Figu
         figures[f"layers-{name}"] = layers_by_cause(labels, gated, dense, title)
         if gated["machine"]["peak_macs_per_cycle"] is not None:
             figures[f"roofline-{name}"] = roofline(gated, dense, title)
+            figures[f"energy-{name}"] = energy_by_part(one.gated, one.dense, title)
         if one.found:
             figures[f"sensitivities-{name}"] = sensitivity_figure(one.found, title)
     return figures

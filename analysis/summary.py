@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
@@ -142,12 +142,18 @@ def _processor_row(hardware: Hardware, processor: Processor) -> tuple[str, ...]:
     )
 
 
-def describe_report(report: Report, network: str) -> str:
-    """Say how long a clip takes on a machine, against the dense schedule, and where the cycles go."""
-    frames = f"{report.frames} frame{'s' if report.frames > 1 else ''}"
+def describe_report(report: Report, network: str, *, cores: bool = False, frames: bool = False) -> str:
+    """Say how long a clip takes on a machine, against the dense schedule, and where cycles and energy go.
+
+    `cores`: also what every core did. `frames`: also what every frame took.
+    """
+    length = f"{report.frames} frame{'s' if report.frames > 1 else ''}"
     tile = "the dense schedule" if report.dense is None else f"tile {report.tile}"
-    title = f"{network} on {report.hardware.name}: {frames}, {tile}"
-    return "\n\n".join((title, _totals(report), _causes(report), _slowest(report)))
+    title = f"{network} on {report.hardware.name}: {length}, {tile}"
+    sections = [title, _totals(report), _causes(report), _energy(report), _slowest(report)]
+    sections += [_by_core(report)] if cores else []
+    sections += [_by_frame(report)] if frames else []
+    return "\n\n".join(section for section in sections if section)
 
 
 def _totals(report: Report) -> str:
@@ -177,16 +183,60 @@ def _column(title: str, report: Report) -> list[str]:
 
 
 def _causes(report: Report) -> str:
-    total = max(1, sum(report.causes.values()))
-    shares = {name: sum(report.causes[cause] for cause in group) / total for name, group in CAUSE_GROUPS.items()}
-    rows = [
-        (name, f"{share:.0%}", "█" * round(share * BAR_WIDTH))
-        for name, share in sorted(shares.items(), key=lambda item: -item[1])
-        if share >= SMALLEST_SHARE
-    ]
     cores = report.hardware.cores
     whose = "the cycles" if cores == 1 else f"the cycles of {cores} cores"
-    return f"where {whose} go\n{table(rows, 'lrl')}"
+    groups = {name: sum(report.causes[cause] for cause in group) for name, group in CAUSE_GROUPS.items()}
+    return f"where {whose} go\n{_bars(groups)}"
+
+
+def _energy(report: Report) -> str:
+    """Split the energy by part of the machine; of a measured processor it is not known."""
+    if isnan(report.energy_uj):
+        return ""
+    spent = {name.replace("_", " "): uj for name, uj in report.energy.items() if uj}
+    return f"where the energy goes\n{_bars(spent, 1, 0.0)}"
+
+
+def _bars(amounts: Mapping[str, float], digits: int = 0, smallest: float = SMALLEST_SHARE) -> str:
+    """Draw shares of the whole as bars, the largest first, those under `smallest` left out."""
+    total = sum(amounts.values()) or 1
+    shares = sorted(((amount / total, name) for name, amount in amounts.items()), key=lambda one: -one[0])
+    return table(
+        [(name, f"{share:.{digits}%}", "█" * round(share * BAR_WIDTH)) for share, name in shares if share >= smallest],
+        "lrl",
+    )
+
+
+def _by_core(report: Report) -> str:
+    """Say what every core did, and how unevenly: the busiest core's computing over the mean."""
+    cycles = report.by_core
+    groups = {name: cycles[list(group)].sum(axis=1) for name, group in CAUSE_GROUPS.items()}
+    shown = {name: sums for name, sums in groups.items() if sums.sum() >= SMALLEST_SHARE * cycles.to_numpy().sum()}
+    rows: list[tuple[str, ...]] = [("core", *shown)]
+    for core in cycles.index:
+        whole = max(1, int(cycles.loc[core].sum()))
+        rows.append((str(core), *(f"{sums[core] / whole:.1%}" for sums in shown.values())))
+    busy = cycles["compute"]
+    imbalance = f"imbalance: the busiest core computes {busy.max() / max(1.0, busy.mean()):.2f}x the mean"
+    title = f"what every core does, in shares of its {int(cycles.loc[0].sum())} cycles"
+    return "\n".join((title, table(rows, "r" * len(rows[0])), imbalance))
+
+
+def _by_frame(report: Report) -> str:
+    """Say what every frame took."""
+    rows: list[tuple[str, ...]] = [("frame", "latency", "energy", "MACs", "active tiles", "DRAM")]
+    for frame, one in report.by_frame.iterrows():
+        rows.append(
+            (
+                str(frame),
+                f"{one['latency_ms']:.3f} ms",
+                "not known" if isnan(one["energy_uj"]) else quantity(one["energy_uj"] * 1e-6, "J"),
+                quantity(one["macs"]),
+                f"{one['active_tiles']:.0f} of {one['tiles']:.0f}",
+                quantity(one["dram_read_bytes"] + one["dram_write_bytes"], "B"),
+            )
+        )
+    return f"frame by frame\n{table(rows, 'rrrrrr')}"
 
 
 def _slowest(report: Report) -> str:

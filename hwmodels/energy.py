@@ -27,8 +27,13 @@ ACTIONS = (
     "global_buffer_bytes",
     "dram_read_bytes",
     "dram_write_bytes",
+    "commands",  # that start a layer or a pass
+    "scanned_blocks",  # bits of masks that index units looked at
+    "descriptors",  # of streams that movers were told to move
+    "segments",  # contiguous pieces of them
 )
-PARTS = ("mac", "gate", "input_buffer", "weight_buffer", "output_buffer", "global_buffer", "dram", "leakage")
+PARTS = ("mac", "gate", "input_buffer", "weight_buffer", "output_buffer", "global_buffer", "dram", "control", "leakage")
+CONTROL = ("commands", "scanned_blocks", "descriptors", "segments")
 
 # pJ per operation of an integer width: {bits: (at 45 nm, at 7 nm)}
 ADD_PJ = {8: (0.03, 0.007), 32: (0.1, 0.03)}  # source: [H14] figure 1.1.9, [J21] table 2
@@ -38,6 +43,14 @@ SRAM_PJ = {2**13: (10.0, 7.5), 2**15: (20.0, 8.5), 2**20: (100.0, 14.0)}  # sour
 SRAM_ACCESS_BYTES = 8  # source: [H14] figure 1.1.9: cache, 64 bit
 # pJ per bit and cycle; assumed: to 7 nm a register gains what the 8-bit adder does, both small cells on short wires
 REGISTER_PJ = (0.009, 0.009 * 0.007 / 0.03)  # source: [A14] 40 nm register, dynamic energy
+# Control. A command is priced as an instruction of a simple processor: fetched, decoded, its operands read.
+INSTRUCTION_PJ = 70.0  # source: [H14] figure 1.1.9, at 45 nm, of it 25 pJ for the instruction cache
+FETCH_PJ = (
+    25.0  # source: [H14] figure 1.1.9; to 7 nm it gains what the 32 KiB memory does, the rest what the adder does
+)
+CONTROL_MEMORY_BYTES = 2**13  # assumed: masks and descriptors wait in a memory of the smallest size that is priced
+DESCRIPTOR_BYTES = 16  # assumed: an address of 8 bytes, and rows, columns, two strides of 2 bytes each
+ADDRESS_BITS = 32  # assumed: of the address that a segment advances, and of the count that it lowers
 # of a memory without a named part
 DRAM_PJ_PER_BIT = 20.3  # source: [J21] table 2, DDR3/4: 1300 pJ per 64 bits
 # 7.4e-5 mW on 5.98 um2; assumed: SRAM and other nodes leak alike per mm2, the density that designs are held to
@@ -80,6 +93,23 @@ def sram_pj_per_byte(capacity_bytes: float, technology_nm: float) -> float:
     return access / SRAM_ACCESS_BYTES
 
 
+def control_pj(technology_nm: float) -> dict[str, float]:
+    """Return pJ per action of CONTROL.
+
+    A command is an instruction. A scanned block reads one bit of the mask and moves it through a register. A descriptor
+    is written to memory and read from it once. A segment adds its stride to an address, lowers a count, and keeps both.
+    """
+    memory, register = sram_pj_per_byte(CONTROL_MEMORY_BYTES, technology_nm), scaled_energy(*REGISTER_PJ, technology_nm)
+    fetch = FETCH_PJ * scaled_energy(*SRAM_PJ[2**15], technology_nm) / SRAM_PJ[2**15][0]
+    rest = (INSTRUCTION_PJ - FETCH_PJ) * add_pj(32, technology_nm) / ADD_PJ[32][0]
+    return {
+        "commands": fetch + rest,
+        "scanned_blocks": memory / 8 + register,
+        "descriptors": 2 * DESCRIPTOR_BYTES * memory,
+        "segments": 2 * (add_pj(ADDRESS_BITS, technology_nm) + ADDRESS_BITS * register),
+    }
+
+
 def prices_pj(hardware: Hardware) -> dict[str, float]:
     """Return pJ per action; an override in the machine's [energy] replaces the derived price.
 
@@ -89,6 +119,7 @@ def prices_pj(hardware: Hardware) -> dict[str, float]:
     bit = dram_part(hardware.dram.part).energy_pj_per_bit if hardware.dram.part else DRAM_PJ_PER_BIT
     difference = add_pj(width.activation_bits, node) + add_pj(width.accumulator_bits, node)  # its sign steers the sum
     shared = sram_pj_per_byte(sizes.global_bytes, node) if sizes.global_bytes else 0.0
+    control = control_pj(node)
 
     def price(override: float | None, derived: float) -> float:
         return derived if override is None else override
@@ -102,6 +133,10 @@ def prices_pj(hardware: Hardware) -> dict[str, float]:
         "global_buffer_bytes": price(given.global_buffer_pj_per_byte, shared),
         "dram_read_bytes": price(given.dram_pj_per_byte, 8 * bit),
         "dram_write_bytes": price(given.dram_pj_per_byte, 8 * bit),
+        "commands": price(given.command_pj, control["commands"]),
+        "scanned_blocks": price(given.scan_pj_per_block, control["scanned_blocks"]),
+        "descriptors": price(given.descriptor_pj, control["descriptors"]),
+        "segments": price(given.segment_pj, control["segments"]),
     }
 
 
@@ -132,5 +167,6 @@ def energy_pj(hardware: Hardware, actions: Mapping[str, int], cycles: int) -> di
         "output_buffer": spent["output_buffer_bytes"],
         "global_buffer": spent["global_buffer_bytes"],
         "dram": spent["dram_read_bytes"] + spent["dram_write_bytes"],
+        "control": sum(spent[name] for name in CONTROL),
         "leakage": leakage_mw(hardware) * 1e9 * cycles / hardware.clock_hz,  # mW x s = 1e9 pJ
     }

@@ -163,6 +163,10 @@ class Energy(Table):
     global_buffer_pj_per_byte: Picojoules | None = None
     dram_pj_per_byte: Picojoules | None = None
     gate_pj_per_element: Picojoules | None = None
+    command_pj: Picojoules | None = None
+    scan_pj_per_block: Picojoules | None = None
+    descriptor_pj: Picojoules | None = None
+    segment_pj: Picojoules | None = None
     leakage_mw: Annotated[Number, Field(ge=0)] | None = None
 
 

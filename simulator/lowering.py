@@ -62,6 +62,9 @@ DRAM_READ, DRAM_WRITE, WEIGHT_BYTES, GATE_BYTES, INPUT_BUFFER, WEIGHT_BUFFER, OU
         "weight_buffer_bytes", "output_buffer_bytes", "global_buffer_bytes", "array_cycles",
     )
 )  # fmt: skip
+COMMANDS, SCANNED, DESCRIPTORS, PIECES = (
+    table.W[name] for name in ("commands", "scanned_blocks", "descriptors", "segments")
+)
 
 # Where a layer's data begin.
 REGIONS = ("input", "reference", "output", "next_reference", "delta", "weights")
@@ -170,6 +173,8 @@ def _tile(p, share, part, row, request, work, moves, base, bounds, left, read, w
     work[INPUT_BUFFER] += inputs
     work[OUTPUT_BUFFER] += read[BYTES] - inputs + write[BYTES]
     work[GATE_ELEMENTS] += compared
+    work[DESCRIPTORS] += read[STREAMS] + write[STREAMS]
+    work[PIECES] += read[SEGMENTS] + write[SEGMENTS]
     return pixels
 
 
@@ -229,6 +234,8 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                     weight_bytes = whole_bursts(p, share.weight_bytes)
                     if not shared or (pack == first and chunk == 0):
                         work[WEIGHT_BYTES] += weight_bytes
+                        work[DESCRIPTORS] += 1
+                        work[PIECES] += 1
                     rows[at, FLAGS] = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
                     rows[at, FLAGS] |= (UNIT if part.begins and part.gathers else 0) | (SHARED if shared else 0)
                     pixels = steps = 0
@@ -305,6 +312,8 @@ def _fill(
         done[DENSE_MACS] = p.out_rows * p.out_cols * p.dense_macs_per_pixel
         done[GATE_ELEMENTS] += p.gate_elements
         done[GATE_BYTES] = p.gate_dram_bytes
+        done[COMMANDS] = p.launched + done[PASSES]
+        done[SCANNED] = p.scan_blocks
         done[WEIGHT_BUFFER] += done[WEIGHT_BYTES]
         done[DRAM_READ] += done[WEIGHT_BYTES] + p.gate_dram_bytes
         done[GLOBAL_BUFFER] += p.gate_read_bytes - p.gate_dram_bytes

@@ -108,10 +108,12 @@ class Plan(NamedTuple):
     chunks: int  # slices of the input channels, summed in the output buffer
     regroups: int  # slices of the outputs read the same inputs (1) or inputs of their own (0)
     packed: int  # tiles per pass
+    launched: int
     launch: int
     gate_cycles: int
     gate_read_bytes: int
     gate_dram_bytes: int
+    scan_blocks: int  # of the mask, by all cores
     scan_cycles: int
     index_cycles: int
     gather_setup: int
@@ -299,6 +301,7 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
     elements, gate_cycles, gate_bytes, gate_dram = _gate_before(layer, hardware, traffic)
     bits, memory = hardware.precision, hardware.dram
     held = traffic.gated and layer.gate == "hold"
+    blocks = layer.grid_rows * layer.grid_cols if traffic.gated and not held else 0
     fused = traffic.gated and hardware.gate.placement == "fused" and layer.gate not in ("shared", "hold")
     return Plan(
         in_rows=layer.in_rows,
@@ -347,13 +350,13 @@ def plan(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> tupl
         chunks=len(fit.in_slices) if layer.groups == 1 else 1,
         regroups=int(layer.groups == 1),
         packed=_packed(run, hardware, tile, shares),
+        launched=int(not held),
         launch=0 if held else hardware.layer.launch_cycles,
         gate_cycles=gate_cycles,
         gate_read_bytes=gate_bytes,
         gate_dram_bytes=gate_dram,
-        scan_cycles=cycles_at(layer.grid_rows * layer.grid_cols, hardware.index.blocks_per_cycle)
-        if traffic.gated and not held
-        else 0,
+        scan_blocks=blocks * hardware.cores,
+        scan_cycles=cycles_at(blocks, hardware.index.blocks_per_cycle),
         index_cycles=hardware.index.cycles_per_tile if traffic.gated else 0,
         gather_setup=hardware.gather.setup_cycles,
         gather_segment=hardware.gather.cycles_per_segment,

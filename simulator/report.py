@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipsim.errors import InputError
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.energy import ACTIONS, energy_pj
 from skipsim.hwmodels.hardware import Hardware
@@ -33,6 +34,7 @@ class Report:
     causes_by_stage: NDArray[np.int64]  # [frames, layers, causes], summed over cores
     work: NDArray[np.int64]  # [frames, layers, work columns]
     dense: Report | None = None  # None only in the dense schedule's own report
+    causes_by_core: NDArray[np.int64] | None = None  # [cores, causes], summed over frames and layers
     tiling: Tiling | None = None  # "per-layer": the tile of every gated layer; None: it stays dense
 
     def _total(self, column: str) -> int:
@@ -61,11 +63,13 @@ class Report:
     @cached_property
     def energy(self) -> dict[str, float]:
         """Energy of the clip by part, in microjoules; of a measured processor it is not known (not a number)."""
+        return self._energy_of(self.work.sum(axis=(0, 1)), self.cycles)
+
+    def _energy_of(self, work: NDArray[np.int64], cycles: int) -> dict[str, float]:
         if self.hardware.processor is not None:
             return {"total": math.nan}
-        actions = {name: self._total(name) for name in ACTIONS if name != "macs"}
-        actions["macs"] = self._total("computed_macs")
-        return {part: pj * 1e-6 for part, pj in energy_pj(self.hardware, actions, self.cycles).items()}
+        actions = {name: int(work[W["computed_macs" if name == "macs" else name]]) for name in ACTIONS}
+        return {part: pj * 1e-6 for part, pj in energy_pj(self.hardware, actions, cycles).items()}
 
     @property
     def energy_uj(self) -> float:
@@ -174,13 +178,26 @@ class Report:
 
     @cached_property
     def by_frame(self) -> pd.DataFrame:
-        """One row per frame: sums of the counts of `layers`, and the latency in milliseconds."""
+        """One row per frame: sums of the counts of `layers`, latency in milliseconds, energy in microjoules."""
         counts = self.layers.drop(
             columns=["name", "density", "effective_density", "macs_per_dram_byte", "macs_per_cycle"]
         )
         table = counts.groupby("frame").sum()
         table["latency_ms"] = table["cycles"] / self.hardware.clock_hz * 1e3
+        energy = map(self._energy_of, self.work.sum(axis=1), self.cycles_by_stage.sum(axis=1).tolist())
+        table["energy_uj"] = [sum(parts.values()) for parts in energy]
         return table
+
+    @property
+    def by_core(self) -> pd.DataFrame:
+        """One row per core: cycles by cause over the clip; they sum to the clip's on every core."""
+        import pandas as pd
+
+        if self.causes_by_core is None:
+            raise InputError(
+                f"report: {self.hardware.name!r} is a measured processor, which has no cores of this model"
+            )
+        return pd.DataFrame(self.causes_by_core, columns=list(CAUSES)).rename_axis("core")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for `--json`."""
@@ -196,6 +213,7 @@ class Report:
             "mac_reduction": self.mac_reduction,
             "realised": self.realised,
             "causes": self.causes,
+            "causes_by_core": [] if self.causes_by_core is None else self.by_core.to_dict("records"),
             "energy_uj": self.energy,
             "by_frame": _rows(self.by_frame.reset_index()),
             "layers": _rows(self.layers),

@@ -137,16 +137,19 @@ def _report(schedule: Schedule, tile: str, engine: str, baseline: Report | None)
     cycles: list[NDArray[np.int64]] = []
     causes: list[NDArray[np.int64]] = []
     work: list[NDArray[np.int64]] = []
+    cores: list[NDArray[np.int64]] = []
     for frame in range(schedule.trace.frames):
         twin = schedule.same_as(frame)
         if twin is None:
             tiles = schedule.tiles(frame)
             counters = run(tiles, resolved)
-            results = counters.end - counters.begin, counters.causes.sum(axis=1), tiles.work
+            by_core = counters.causes.sum(axis=0)
+            results = counters.end - counters.begin, counters.causes.sum(axis=1), tiles.work, by_core
         else:
-            results = cycles[twin], causes[twin], work[twin]
-        for column, result in zip((cycles, causes, work), results, strict=True):
+            results = cycles[twin], causes[twin], work[twin], cores[twin]
+        for column, result in zip((cycles, causes, work, cores), results, strict=True):
             column.append(result)
     return Report(
-        schedule.hardware, schedule.trace.layers, tile, np.array(cycles), np.array(causes), np.array(work), baseline
-    )
+        schedule.hardware, schedule.trace.layers, tile, np.array(cycles), np.array(causes), np.array(work), baseline,
+        np.sum(cores, axis=0),
+    )  # fmt: skip

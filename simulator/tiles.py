@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.banked import MOVE_COLUMNS, Banked, banked
 
-MODEL_VERSION = 2  # grows with every change of a simulated number
+MODEL_VERSION = 3  # grows with every change of a simulated number
 
 LAST, INPUT, OUTPUT, UNIT, SHARED = 1, 2, 4, 8, 16
 
@@ -70,6 +70,10 @@ WORK_COLUMNS = (
     "weight_buffer_bytes",
     "output_buffer_bytes",
     "global_buffer_bytes",
+    "commands",  # to start the layer, and one per pass
+    "scanned_blocks",  # of the mask, by all cores
+    "descriptors",  # of what the movers are told to move: one per stream and fetch of weights
+    "segments",  # contiguous pieces of it, each with an address
     "array_cycles",  # the array is occupied, summed over cores
 )
 

@@ -222,6 +222,28 @@ def test_simulate_for_people_says_the_same(folder):
     assert "array computes  100%" in text
 
 
+def test_simulate_shows_cores_and_frames_on_request(folder):
+    command = ["simulate", "a.trace", "--hardware", "edge-npu", "--tile", "4x4"]
+    data = json.loads(answer(folder, *command, "--json"))
+    short, text = answer(folder, *command), answer(folder, *command, "--cores", "--frames")
+    assert "frame by frame" not in short
+    assert text.startswith(short.rstrip())
+    lines = text.splitlines()
+    cores = lines[lines.index(next(line for line in lines if line.startswith("what every core does"))) :]
+    cycles = data["total"]["cycles"]
+    assert cores[0].endswith(f"in shares of its {cycles} cycles")
+    for line, causes in zip(cores[2:4], data["causes_by_core"], strict=True):
+        assert f"{causes['compute'] / cycles:.1%}" in line.split()
+    busy = [causes["compute"] for causes in data["causes_by_core"]]
+    assert cores[4] == f"imbalance: the busiest core computes {max(busy) / (sum(busy) / 2):.2f}x the mean"
+    frames = lines[lines.index("frame by frame") + 2 :]
+    assert [line.split()[:2] for line in frames] == [
+        [str(row["frame"]), f"{row['latency_ms']:.3f}"] for row in data["by_frame"]
+    ]
+    control = data["energy_uj"]["control"] / sum(data["energy_uj"].values())
+    assert f"{control:.1%}" in next(line for line in lines if line.startswith("control"))
+
+
 def test_timeline_is_written_for_the_first_gated_frame(folder):
     answer(folder, "simulate", "a.trace", "--hardware", "edge-npu", "--tile", "4x4", "--timeline", "frame.json")
     events = json.loads((folder / "frame.json").read_text())["traceEvents"]

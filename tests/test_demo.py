@@ -66,7 +66,7 @@ def test_it_says_in_words_what_to_build_and_why(small):
         assert answer.words() in said
     figures = {"latency-accuracy", "speedup-mac-reduction", "cycles-by-cause", "density-by-block", "gate-masks"}
     assert figures <= {file.stem for file in (folder / "figures").glob("*.png")}
-    figures |= {f"{kind}-edge-npu" for kind in ("layers", "roofline", "sensitivities")}
+    figures |= {f"{kind}-edge-npu" for kind in ("layers", "roofline", "energy", "sensitivities")}
     assert f"as one page, for a browser: {folder / 'report.html'}" in said
     assert (folder / "report.html").stat().st_size > 1e6
     assert "What would help the machine most" in said

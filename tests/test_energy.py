@@ -11,8 +11,10 @@ from skipsim.hwmodels.area import area_mm2, mac_um2, sram_mm2
 from skipsim.hwmodels.dram import PARTS as DRAM_PARTS
 from skipsim.hwmodels.energy import (
     ACTIONS,
+    CONTROL,
     PARTS,
     add_pj,
+    control_pj,
     energy_pj,
     leakage_mw,
     mac_pj,
@@ -147,7 +149,19 @@ def test_the_energy_of_a_run_is_counts_times_prices():
     assert energy["output_buffer"] == near(5000 * 100 / 8)
     assert energy["global_buffer"] == 0
     assert energy["dram"] == near((7000 + 8000) * 8 * 20.3)  # no part is named
+    command, block = 70, 10 / 64 + 0.009
+    descriptor, segment = 2 * 16 * 10 / 8, 2 * (0.1 + 32 * 0.009)
+    assert energy["control"] == near(9000 * command + 10000 * block + 11000 * descriptor + 12000 * segment)
     assert energy["leakage"] == near(12.4e-3 * area_mm2(PLAIN)["total"] * 5000e-9 * 1e12)  # W x s, in pJ
+
+
+def test_control_at_7_nm_gains_what_its_memory_its_adder_and_its_registers_do():
+    prices = control_pj(7)
+    register = 0.009 * 0.007 / 0.03
+    assert prices["commands"] == near(25 * 8.5 / 20 + 45 * 0.03 / 0.1)
+    assert prices["scanned_blocks"] == near(7.5 / 64 + register)
+    assert prices["descriptors"] == near(32 * 7.5 / 8)
+    assert prices["segments"] == near(2 * (0.03 + 32 * register))
 
 
 def test_nothing_done_costs_nothing_but_time_leaks():
@@ -193,6 +207,19 @@ def test_an_override_replaces_the_derived_price_and_no_other(key, actions, part,
     assert after.pop(part) == 8 * len(actions) * picojoules
     assert before.pop(part) > 0
     assert after == before
+
+
+def test_prices_of_control_are_overridden_one_by_one():
+    keys = ("command_pj", "scan_pj_per_block", "descriptor_pj", "segment_pj")
+    machine, left = EDGE, dict.fromkeys(CONTROL, 8)
+    for key, name in zip(keys, CONTROL, strict=True):
+        machine = machine.replace(**{f"energy.{key}": 1.5})
+        prices = prices_pj(machine)
+        assert prices[name] == 1.5
+        left.pop(name)
+        assert energy_pj(machine, dict.fromkeys(CONTROL, 8), 0)["control"] == near(
+            8 * 1.5 * (len(CONTROL) - len(left)) + sum(8 * prices[one] for one in left)
+        )
 
 
 def test_leakage_can_be_overridden():

@@ -248,6 +248,8 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
             weight_bytes = -(-share.weight_bytes // memory.burst_bytes) * memory.burst_bytes
             if changing or share.weight_group not in fetched_once:
                 work["weight_read_bytes"] += weight_bytes
+                work["descriptors"] += 1
+                work["segments"] += 1
                 fetched_once.add(share.weight_group)
             begins_unit = chunk == 0 and (split == 0 or not depth_first)
             gathers = split == 0 or not depth_first
@@ -307,6 +309,8 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
                 work["dram_write_bytes"] += write.dram_bytes
                 work["global_buffer_bytes"] += read.chip_bytes + write.chip_bytes
                 work["gate_elements"] += compared
+                work["descriptors"] += read.streams + write.streams
+                work["segments"] += read.segments + write.segments
             rows[-1]["compute"] = array_cycles(layer, hardware, pixels, share.in_channels, share.out_channels)
             work["array_cycles"] += rows[-1]["compute"]
             work["passes"] += 1
@@ -325,6 +329,8 @@ def expected(case: Case, planned: Plan, shares: tuple[Share, ...]) -> tuple[list
         "active_pixels": len(asked),
         "dram_read_bytes": work["dram_read_bytes"] + work["weight_read_bytes"] + gate_bytes,
         "gate_read_bytes": gate_bytes,
+        "commands": 1 + work["passes"],
+        "scanned_blocks": hardware.cores * layer.grid_rows * layer.grid_cols * traffic.gated,
         "global_buffer_bytes": work["global_buffer_bytes"] + gate_chip_bytes,
     }
     return rows, work, moves

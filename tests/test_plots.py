@@ -291,7 +291,9 @@ MACHINE_NAMES = ("edge-npu", "systolic-32x32")
 def test_draw_all_writes_every_figure_as_vector_and_picture(finished: Path) -> None:
     files = draw_all(finished)
     names = ["latency-accuracy", "speedup-mac-reduction", "cycles-by-cause", "density-by-block", "gate-masks"]
-    names += [f"{kind}-{machine}" for machine in MACHINE_NAMES for kind in ("layers", "roofline", "sensitivities")]
+    names += [
+        f"{kind}-{machine}" for machine in MACHINE_NAMES for kind in ("layers", "roofline", "energy", "sensitivities")
+    ]
     assert [file.name for file in files] == [f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
     assert all(file.parent == finished / "figures" for file in files)
     for file in files:

@@ -9,13 +9,14 @@ import pytest
 
 from skipsim.errors import InputError
 from skipsim.hwmodels.area import area_mm2
-from skipsim.hwmodels.energy import prices_pj
+from skipsim.hwmodels.energy import CONTROL, prices_pj
 from skipsim.hwmodels.hardware import load_hardware, machines
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.counters import CAUSES
 from skipsim.simulator.plan import Traffic
 from skipsim.simulator.residency import dense_traffic, gated_traffic
 from skipsim.simulator.simulate import parse_tile, simulate
+from skipsim.simulator.tiles import W
 from skipsim.traces.layer import Layer
 from skipsim.traces.synthetic import synthetic_trace
 from skipsim.traces.trace import Trace
@@ -312,6 +313,32 @@ def test_what_stays_on_chip_never_crosses_the_memory_port():
 DESIGN_TOTALS = {
     "cycles", "latency_ms", "energy_uj", "macs", "dense_macs", "dram_read_bytes", "dram_write_bytes",
 }  # fmt: skip
+
+
+def test_cores_and_frames_sum_to_the_clip():
+    report = simulate(clip(), load_hardware("auto-npu"), tile=(4, 8))
+    cores, frames = report.by_core, report.by_frame
+    assert len(cores) == report.hardware.cores == 8
+    assert (cores.sum(axis=1) == report.cycles).all()
+    assert dict(cores.sum()) == report.causes
+    assert frames["cycles"].sum() == report.cycles
+    assert frames["energy_uj"].sum() == pytest.approx(report.energy_uj)
+    assert report.to_dict()["causes_by_core"] == cores.to_dict("records")
+
+
+def test_energy_has_a_part_for_control_that_counts_what_is_told_to_units():
+    trace = clip()
+    report = simulate(trace, EDGE, tile=(4, 8))
+    prices, work = prices_pj(EDGE), report.work.sum(axis=(0, 1))
+    counted = {name: int(work[W[name]]) for name in CONTROL}
+    assert report.energy["control"] == pytest.approx(sum(prices[name] * n for name, n in counted.items()) * 1e-6)
+    assert counted["commands"] == 3 * len(CHAIN) + int(work[W["passes"]])
+    gated_blocks = sum(layer.grid_rows * layer.grid_cols for layer in trace.layers if layer.gate != "none")
+    assert counted["scanned_blocks"] == 2 * gated_blocks * EDGE.cores  # the first frame is a reference
+    assert counted["descriptors"] >= 2 * report.active_tiles  # one to read a tile, one to write it
+    assert counted["segments"] >= counted["descriptors"]
+
+
 DESIGN_LAYER = {"name", "frame", "cycles", "array_cycles", "tiles", "active_tiles", "density", "effective_density"}
 
 
