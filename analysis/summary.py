@@ -214,11 +214,10 @@ def _by_core(report: Report) -> str:
     shown = {name: sums for name, sums in groups.items() if sums.sum() >= SMALLEST_SHARE * cycles.to_numpy().sum()}
     rows: list[tuple[str, ...]] = [("core", *shown)]
     for core in cycles.index:
-        whole = max(1, int(cycles.loc[core].sum()))
-        rows.append((str(core), *(f"{sums[core] / whole:.1%}" for sums in shown.values())))
+        rows.append((str(core), *(f"{sums[core] / max(1, report.cycles):.1%}" for sums in shown.values())))
     busy = cycles["compute"]
     imbalance = f"imbalance: the busiest core computes {busy.max() / max(1.0, busy.mean()):.2f}x the mean"
-    title = f"what every core does, in shares of its {int(cycles.loc[0].sum())} cycles"
+    title = f"what every core does, in shares of its {report.cycles} cycles"
     return "\n".join((title, table(rows, "r" * len(rows[0])), imbalance))
 
 
