@@ -13,6 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from skipsim.hwmodels.kernel_work import (
+    FLOAT_BYTES,
     KERNELS,
     LayerClass,
     LayerShape,
@@ -28,7 +29,7 @@ from skipsim.hwmodels.kernel_work import (
     silu_work,
     watch_work,
 )
-from skipsim.hwmodels.mask_pixels import Masks, coarsen, read_pixels, runs_of_rows
+from skipsim.hwmodels.mask_pixels import Masks, Touched, coarsen, read_pixels
 
 SHAPES_PER_CLASS: dict[LayerClass, int] = {
     "plain": 20, "pointwise": 20, "depthwise": 14, "strided": 10, "stem": 6, "grouped": 6,
@@ -179,11 +180,10 @@ def work_of(what: str, call: Call, registers: Registers) -> Work:
     if what in ("dense", "anchor"):
         return dense_work(shape)
     if what in ("change", "combine"):
-        written = read_pixels(masks, shape, block)
-        pixels, runs = written.sum(axis=(1, 2)).astype(float), runs_of_rows(written).sum(axis=1).astype(float)
+        written = Touched.of(read_pixels(masks, shape, block), shape.in_channels * FLOAT_BYTES)
         if what == "change":
-            return change_work(pixels, runs, shape.in_channels)
-        return combine_work(shape.in_channels, 1, pixels, runs)
+            return change_work(written, shape.in_channels)
+        return combine_work(shape.in_channels, 1, written)
     stages = {
         "list": list_work, "watch": watch_work, "decide": decide_work, "move": move_work, "silu": silu_work,
         "mean": mean_work,

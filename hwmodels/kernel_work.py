@@ -13,9 +13,20 @@ from typing import Literal
 
 import numpy as np
 
-from skipsim.hwmodels.mask_pixels import Counts, Masks, computed_pixels, read_pixels, runs_of_rows, segments, tile_sizes
+from skipsim.hwmodels.mask_pixels import (
+    START_BYTES,
+    Counts,
+    Masks,
+    Touched,
+    computed_pixels,
+    read_pixels,
+    segments,
+    tile_pixels,
+    tile_sizes,
+)
 
 FLOAT_BYTES = 4
+SHARING_KERNELS = (3, 5)  # columns of the depthwise kernels that have tiles for pixels side by side
 
 LayerClass = Literal["plain", "strided", "pointwise", "depthwise", "stem", "grouped"]
 KernelPath = Literal["compiled", "torch_blocks", "torch_columns", "triton"]
@@ -124,8 +135,13 @@ class Work:
     elements: Counts  # gates: input values compared
     input_bytes: Counts  # touched, each once
     output_bytes: Counts  # touched, reads and writes
-    output_runs: Counts  # runs of neighbouring pixels of one row that are written, or read where they are old
-    input_runs: Counts  # runs of neighbouring input pixels of one row that are touched
+    output_runs: Counts  # runs of pixels side by side in memory that are written, or read where they are old
+    output_start_bytes: Counts  # of these runs, what lies near their starts
+    input_runs: Counts  # runs of input pixels side by side in memory
+    input_start_bytes: Counts
+    compared_bytes: Counts  # of input and reference, which were compared before the layer ran; with runs and starts
+    compared_runs: Counts
+    compared_start_bytes: Counts
     weight_bytes: Counts
     exposed_weight_bytes: Counts  # of these, what so few pixels use that computing hides nothing of their way
 
@@ -145,18 +161,22 @@ class Residency:
     """Which share of a call's touched bytes comes from memory; the rest comes from a cache."""
 
     inputs: float  # the map that the layer before has just written
+    compared: float  # what a gate compared before the layer ran, seen after it
     state: float  # what was last touched a frame ago: outputs kept, references
     weights: float
 
 
-CACHED, MEMORY = Residency(0.0, 0.0, 0.0), Residency(1.0, 1.0, 1.0)
+CACHED, MEMORY = Residency(0.0, 0.0, 0.0, 0.0), Residency(1.0, 1.0, 1.0, 1.0)
 
 
 def features(work: Work, residency: Residency) -> dict[str, Counts]:
     """Return what each coefficient of a Cost is multiplied with, in the order of processor.COEFFICIENTS."""
+    inputs, compared, state, weights = residency.inputs, residency.compared, residency.state, residency.weights
+    runs = work.input_runs * inputs + work.compared_runs * compared + work.output_runs * state
+    starts = work.input_start_bytes * inputs + work.compared_start_bytes * compared + work.output_start_bytes * state
     return {
         "launch_ns": work.calls,
-        "memory_launch_ns": work.calls * residency.state,
+        "memory_launch_ns": work.calls * state,
         "ns_per_block": work.blocks,
         "ns_per_tile": work.tiles,
         "ns_per_pixel": work.pixels,
@@ -165,14 +185,15 @@ def features(work: Work, residency: Residency) -> dict[str, Counts]:
         "ns_per_tap": work.taps,
         "ns_per_mac": work.macs,
         "ns_per_element": work.elements,
-        "ns_per_cached_input_byte": work.input_bytes * (1 - residency.inputs),
-        "ns_per_memory_input_byte": work.input_bytes * residency.inputs,
-        "ns_per_memory_run": work.input_runs * residency.inputs + work.output_runs * residency.state,
-        "ns_per_cached_output_byte": work.output_bytes * (1 - residency.state),
-        "ns_per_memory_output_byte": work.output_bytes * residency.state,
-        "ns_per_cached_weight_byte": work.weight_bytes * (1 - residency.weights),
-        "ns_per_memory_weight_byte": work.weight_bytes * residency.weights,
-        "ns_per_exposed_weight_byte": work.exposed_weight_bytes * residency.weights,
+        "ns_per_cached_input_byte": work.input_bytes * (1 - inputs) + work.compared_bytes * (1 - compared),
+        "ns_per_memory_input_byte": work.input_bytes * inputs + work.compared_bytes * compared,
+        "ns_per_memory_run": runs,
+        "ns_per_memory_start_byte": starts,
+        "ns_per_cached_output_byte": work.output_bytes * (1 - state),
+        "ns_per_memory_output_byte": work.output_bytes * state,
+        "ns_per_cached_weight_byte": work.weight_bytes * (1 - weights),
+        "ns_per_memory_weight_byte": work.weight_bytes * weights,
+        "ns_per_exposed_weight_byte": work.exposed_weight_bytes * weights,
     }
 
 
@@ -188,32 +209,35 @@ def dense_work(shape: LayerShape, frames: int = 1) -> Work:
     )
 
 
-def change_work(pixels: Counts, runs: Counts, channels: int) -> Work:
+def change_work(touched: Touched, channels: int) -> Work:
     """Return the work of a gate of its own, where the input may have changed: it is compared with the reference."""
-    compared = pixels * channels
+    compared = touched.pixels * channels
     return Work.of(
-        len(pixels),
+        len(compared),
         calls=1.0,
-        pixels=pixels,
+        pixels=touched.pixels,
         elements=compared,
         input_bytes=compared * FLOAT_BYTES,
-        input_runs=runs,
+        input_runs=touched.runs,
+        input_start_bytes=touched.start_bytes,
         output_bytes=compared * FLOAT_BYTES,  # the reference: as old as the state
-        output_runs=runs,
+        output_runs=touched.runs,
+        output_start_bytes=touched.start_bytes,
     )
 
 
 def watch_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
     """Return what a gate fused into the producer adds: it compares what was computed with the reader's reference."""
-    pixels = computed_pixels(masks, shape, tile)
-    compared = pixels * shape.out_channels
+    written = Touched.of(tile_pixels(masks, shape, tile), shape.out_channels * FLOAT_BYTES)
+    compared = written.pixels * shape.out_channels
     return Work.of(
         len(masks),
         calls=1.0,
-        pixels=pixels,
+        pixels=written.pixels,
         elements=compared,
         output_bytes=compared * FLOAT_BYTES,
-        output_runs=segments(masks, shape, tile),
+        output_runs=written.runs,
+        output_start_bytes=written.start_bytes,
     )
 
 
@@ -234,36 +258,47 @@ def decide_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
 
 
 def move_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
-    """Return the work of moving references where all readers are computed, found from the computed pixels' taps."""
-    settled = ~read_pixels(~masks, shape, tile) & read_pixels(masks, shape, tile)
-    pixels = settled.sum(axis=(1, 2)).astype(np.float64)
-    moved = pixels * shape.in_channels * FLOAT_BYTES
-    runs = runs_of_rows(settled).sum(axis=1).astype(np.float64)
+    """Return the work of moving references where all readers are computed, found from the computed pixels' taps.
+
+    The reference was compared with the input before the layer ran, so that only the layer itself lies in between.
+    """
+    settled = Touched.of(
+        ~read_pixels(~masks, shape, tile) & read_pixels(masks, shape, tile), shape.in_channels * FLOAT_BYTES
+    )
     return Work.of(
         len(masks),
         calls=1.0,
-        pixels=pixels,
+        pixels=settled.pixels,
         segments=segments(masks, shape, tile),
         elements=computed_pixels(masks, shape, tile) * shape.kernel_rows * shape.kernel_cols,
-        input_bytes=moved,
-        input_runs=runs,
-        output_bytes=moved,
-        output_runs=runs,
+        compared_bytes=2 * settled.pixels * shape.in_channels * FLOAT_BYTES,
+        compared_runs=2 * settled.runs,
+        compared_start_bytes=2 * settled.start_bytes,
     )
 
 
-def combine_work(channels: int, sources: int, pixels: Counts, runs: Counts) -> Work:
-    """Return the work of a sum of maps at so many pixels: sources are read, the result is written."""
-    values = pixels * channels
+def combine_work(channels: int, sources: float, touched: Touched, scattered: bool = False) -> Work:
+    """Return the work of a sum of maps at so many pixels: sources are read, the result is written.
+
+    Args:
+        channels: of the sum.
+        sources: how many; one that is upsampled counts as the share of the output's pixels that it has.
+        touched: pixels of a source.
+        scattered: the result has more channels than are written, so that no two pixels lie side by side.
+    """
+    values = touched.pixels * channels
+    near = np.minimum(values * FLOAT_BYTES, touched.pixels * START_BYTES)
     return Work.of(
-        len(pixels),
+        len(values),
         calls=1.0,
-        pixels=pixels,
+        pixels=touched.pixels,
         elements=values * sources,
         input_bytes=values * sources * FLOAT_BYTES,
-        input_runs=runs * sources,
+        input_runs=touched.runs * sources,
+        input_start_bytes=touched.start_bytes * sources,
         output_bytes=values * FLOAT_BYTES,
-        output_runs=runs,
+        output_runs=touched.pixels if scattered else touched.runs,
+        output_start_bytes=near if scattered else touched.start_bytes,
     )
 
 
@@ -313,22 +348,36 @@ def compiled_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], regist
     panels = groups * -(-(shape.out_channels // groups) // (registers.lanes * registers.vectors))
     register_tiles = np.ceil(pixels / registers.pixels) * panels
     weight_bytes = float(FLOAT_BYTES * shape.reduction * vectors * registers.lanes) * (pixels > 0)
-    read = read_pixels(masks, shape, tile)
+    read = Touched.of(read_pixels(masks, shape, tile), shape.in_channels * FLOAT_BYTES)
+    written = Touched.of(tile_pixels(masks, shape, tile), shape.out_channels * FLOAT_BYTES)
     return Work.of(
         len(masks),
         calls=1.0,
         pixels=pixels,
         segments=segments(masks, shape, tile),
         register_tiles=register_tiles,
-        taps=register_tiles * shape.reduction,
+        taps=_loads(shape, pixels, written.runs, registers)
+        if shape.kind == "depthwise"
+        else register_tiles * shape.reduction,
         macs=pixels * vectors * registers.lanes * shape.reduction,
-        input_bytes=read.sum(axis=(1, 2)) * float(shape.in_channels * FLOAT_BYTES),
-        input_runs=runs_of_rows(read).sum(axis=1).astype(np.float64),
+        input_bytes=read.pixels * float(shape.in_channels * FLOAT_BYTES),
+        input_runs=read.runs,
+        input_start_bytes=read.start_bytes,
         output_bytes=pixels * shape.out_channels * FLOAT_BYTES,
-        output_runs=segments(masks, shape, tile),
+        output_runs=written.runs,
+        output_start_bytes=written.start_bytes,
         weight_bytes=weight_bytes,
         exposed_weight_bytes=weight_bytes * (1 - np.minimum(pixels / registers.pixels, 1)),
     )
+
+
+def _loads(shape: LayerShape, pixels: Counts, runs: Counts, registers: Registers) -> Counts:
+    """Return the vectors of input that a depthwise layer loads; pixels side by side share them, at stride 1."""
+    vectors = -(-shape.out_channels // registers.lanes)
+    if shape.stride_cols > 1 or shape.dilation_cols > 1 or shape.kernel_cols not in SHARING_KERNELS:
+        return pixels * vectors * shape.reduction
+    tiles = np.maximum(runs, pixels / registers.pixels)
+    return (pixels + tiles * (shape.kernel_cols - 1)) * vectors * shape.kernel_rows
 
 
 def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Registers) -> Work:

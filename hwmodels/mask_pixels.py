@@ -5,6 +5,7 @@ Masks come as stacks, bool [frames, grid rows, grid columns], and so do the coun
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from skipsim.hwmodels.kernel_work import LayerShape
+
+START_BYTES = 8192.0  # of a run in memory; longer ones than this were measured to gain little more
 
 Counts = NDArray[Any]  # float64, [frames]
 Masks = NDArray[np.bool_]
@@ -53,6 +56,39 @@ def runs_of_rows(masks: Masks) -> NDArray[np.int64]:
     before[:, :, 1:] = masks[:, :, :-1]
     found: NDArray[np.int64] = (masks & ~before).sum(axis=2)
     return found
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Which part of a map is touched, [frames]: pixels, runs of them that lie side by side in memory, and run starts.
+
+    `start_bytes`: of every run the first START_BYTES, which come slower: reading ahead has to begin anew.
+    """
+
+    pixels: Counts
+    runs: Counts
+    start_bytes: Counts
+
+    @classmethod
+    def of(cls, pixels: Masks, pixel_bytes: int) -> Touched:
+        """Count the marked pixels of a map, bool [frames, rows, cols], in memory row by row, channels last."""
+        frames = len(pixels)
+        flat = np.zeros((frames, pixels[0].size + 2), np.bool_)
+        flat[:, 1:-1] = pixels.reshape(frames, -1)
+        frame, start = np.nonzero(flat[:, 1:] & ~flat[:, :-1])
+        _, end = np.nonzero(flat[:, :-1] & ~flat[:, 1:])
+        length = np.minimum((end - start) * float(pixel_bytes), START_BYTES)
+        return cls(
+            pixels.sum(axis=(1, 2)).astype(np.float64),
+            np.bincount(frame, minlength=frames).astype(np.float64),
+            np.bincount(frame, length, frames),
+        )
+
+
+def tile_pixels(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Masks:
+    """Return which output pixels lie inside active tiles: bool [frames, out_rows, out_cols]."""
+    rows = masks.repeat(tile_sizes(shape.out_rows, tile[0]), axis=1)
+    return rows.repeat(tile_sizes(shape.out_cols, tile[1]), axis=2)
 
 
 def touched_inputs(masks: Masks, shape: LayerShape, tile: tuple[int, int]) -> Counts:

@@ -17,7 +17,7 @@ from skipsim.hwmodels.kernel_work import FLOAT_BYTES, LayerClass, LayerShape, Re
 from skipsim.hwmodels.kernels.machine_code import host_lanes
 from skipsim.hwmodels.kernels.program import Program
 from skipsim.hwmodels.kernels.register_tile import pixels_per_tile
-from skipsim.hwmodels.measured_chain import Chain, Maps, build_chain
+from skipsim.hwmodels.measured_chain import UNTIMED, Chain, Maps, build_chain
 from skipsim.hwmodels.measurement_file import Measurements, row_of
 from skipsim.hwmodels.microbenchmarks import measure_peaks
 
@@ -85,7 +85,7 @@ def measure_compiled(plan: Plan, say: Say) -> Measurements:
     chains = []
     for number, calls in enumerate(draw_calls(shapes, plan.seed, plan.configurations)):
         pairs = list(zip(calls, maps, strict=True))
-        chains.append(build_chain(pairs, "separate"))
+        chains.append(build_chain(pairs, "plain"))
         chains.append(build_chain(pairs, "silu" if number % 2 else "fused"))
     rows = _cold(chains, plan, say) + _hot(chains, registers, plan, say)
     return Measurements(
@@ -103,7 +103,7 @@ def measure_calls(calls: Sequence[Sequence[Call]], shapes: Sequence[LayerShape],
     """Time chains of given calls, cold; every chain has one call of each shape, in order."""
     generator = np.random.default_rng([plan.seed, 5])
     maps = [Maps.of(shape, generator) for shape in shapes]
-    chains = [build_chain(list(zip(chain, maps, strict=True)), "separate") for chain in calls]
+    chains = [build_chain(list(zip(chain, maps, strict=True)), "plain") for chain in calls]
     return pd.DataFrame(_cold(chains, plan, lambda text: None))
 
 
@@ -121,6 +121,7 @@ def _cold(chains: list[Chain], plan: Plan, say: Say) -> list[dict[str, Any]]:
         row_of(step.name, step.call, False, float(FLUSH_BYTES)) | kept.columns(index)
         for chain, kept in zip(chains, minima, strict=True)
         for index, step in enumerate(chain.steps)
+        if step.name != UNTIMED
     ]
 
 
@@ -137,7 +138,9 @@ def _hot(chains: list[Chain], registers: Registers, plan: Plan, say: Say) -> lis
                 kept.add(one, late=2 * index >= len(times))
             footprint = touched_bytes(work_of("compiled", steps[0].call, registers))
             rows += [
-                row_of(step.name, step.call, True, footprint) | kept.columns(index) for index, step in enumerate(steps)
+                row_of(step.name, step.call, True, footprint) | kept.columns(index)
+                for index, step in enumerate(steps)
+                if step.name != UNTIMED
             ]
     return rows
 

@@ -1,8 +1,9 @@
 """Chains: layers with weights and state of their own, run back to back by compiled code and timed step by step.
 
 In a network a layer's weights and state were last touched a frame ago, and its input was written a moment ago. A chain
-is the same: for every layer a `combine` writes the computed part of its input, then come gate, list and convolution,
-and all the other layers run before it is its turn again. "Hot" is one layer alone, again and again.
+is the same: for every layer a `combine` of what has just been written makes the computed part of its input, then come
+gate, list, convolution and reference, and all other layers run before it is its turn again. "Hot" is one layer alone,
+again and again.
 """
 
 from __future__ import annotations
@@ -34,19 +35,24 @@ from skipsim.hwmodels.kernels import (
     measure_change,
     move_reference,
     pack,
+    unite,
 )
 from skipsim.hwmodels.mask_pixels import read_pixels
 
-VARIANTS = ("separate", "fused", "silu")
-"""The gate as a pass of its own; fused into the producer; and a pass of its own with the dearer activation."""
+VARIANTS = ("plain", "fused", "silu")
+"""The convolution as it is; with the gate of the layer that reads it; and with the dearer activation."""
+
+UNTIMED = "untimed"
+"""The name of a step that only leaves the caches as they are in a network."""
 
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """What one layer owns: weights, input, reference, kept output, what is compared with the output, and a producer."""
+    """What one layer owns: weights, input, reference, kept output, what is compared with the output, and producers."""
 
     shape: LayerShape
     packed: PackedConvolution
+    earlier: FeatureMap  # what the producer is written from
     producer: FeatureMap
     x: FeatureMap
     reference: FeatureMap
@@ -66,8 +72,8 @@ class Maps:
             (shape.out_rows, shape.out_cols, shape.out_channels),
         )
         made = [
-            FeatureMap.zeros(*ins), FeatureMap.zeros(*ins, margin=margin), FeatureMap.zeros(*ins),
-            FeatureMap.zeros(*outs), FeatureMap.zeros(*outs),
+            FeatureMap.zeros(*ins), FeatureMap.zeros(*ins), FeatureMap.zeros(*ins, margin=margin),
+            FeatureMap.zeros(*ins), FeatureMap.zeros(*outs), FeatureMap.zeros(*outs),
         ]  # fmt: skip
         for one in made:
             one.interior[...] = generator.standard_normal(one.interior.shape, np.float32)
@@ -129,31 +135,34 @@ def build_chain(calls: list[tuple[Call, Maps]], variant: str) -> Chain:
 
 def _steps_of(call: Call, maps: Maps, variant: str) -> list[tuple[Step, str]]:
     shape, block = call.shape, call.block
-    mask = np.ascontiguousarray(call.mask.astype(np.uint8))
+    given = np.ascontiguousarray(call.mask.astype(np.uint8))
+    mask = np.zeros_like(given)
     geometry = convolution_of(shape)
     margin = geometry.margin(shape.in_rows, shape.in_cols)
     active = ActivePixels.zeros(shape.out_rows, shape.out_cols)
     written = read_pixels(call.masks, shape, block)[0]
     inputs = _active_of(written)
-    change = FeatureMap.zeros(shape.in_rows, shape.in_cols, 1, margin)
     # what decides must not change what is computed: it reads changes that call for the mask, and writes another
-    decided = FeatureMap.zeros(shape.in_rows, shape.in_cols, 1, margin)
-    decided.interior[:, :, 0] = written
-    found = [(combine(maps.x, [Source(maps.producer)], inputs, "relu"), "combine")]
-    if variant == "separate":
-        found.append((measure_change(maps.x, maps.reference, change, inputs), "change"))
-    found += [
+    change, calling, decided = (FeatureMap.zeros(shape.in_rows, shape.in_cols, 1, margin) for _ in range(3))
+    calling.interior[:, :, 0] = written
+    everywhere = ActivePixels.full(shape.in_rows, shape.in_cols)
+    found = [
+        (combine(maps.producer, [Source(maps.earlier)], inputs), UNTIMED),
+        (combine(decided, [Source(calling)], everywhere), UNTIMED),
+        (combine(maps.x, [Source(maps.producer)], inputs, "relu"), "combine"),
+        (measure_change(maps.x, maps.reference, change, inputs), "change"),
         (decide(decided, geometry, np.zeros_like(mask), block, 0.5), "decide"),
+        (unite([given], mask), UNTIMED),
         (list_pixels(mask, block, active), "list"),
-        (move_reference(maps.x, maps.reference, change, geometry, mask, block, active), "move"),
     ]
+    move = (move_reference(maps.x, maps.reference, change, geometry, mask, block, active), "move")
     if variant == "fused":
         watch = Watch(maps.consumer, FeatureMap.zeros(shape.out_rows, shape.out_cols, 1))
-        return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu", watch=watch), "watched")]
+        return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu", watch=watch), "watched"), move]
     if variant == "silu":
-        return [*found, (convolve(maps.packed, maps.x, maps.y, active, "silu"), "activated")]
+        return [*found, (convolve(maps.packed, maps.x, maps.y, active, "silu"), "activated"), move]
     mean = channel_mean(maps.y, np.zeros(shape.out_channels, np.float32))
-    return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu"), "compiled"), (mean, "mean")]
+    return [*found, (convolve(maps.packed, maps.x, maps.y, active, "relu"), "compiled"), (mean, "mean"), move]
 
 
 def _active_of(pixels: NDArray[np.bool_]) -> ActivePixels:

@@ -71,9 +71,14 @@ class Peaks(Table):
 
 def residency_of(shape: LayerShape, peaks: Peaks, footprint_bytes: float) -> Residency:
     """Say where a layer's bytes lie: weights and state were last used a frame ago, inputs by the layer before."""
+    maps = float(shape.in_bytes + shape.out_bytes)
     old = peaks.memory_share(footprint_bytes)
-    fresh = peaks.memory_share(min(footprint_bytes, float(shape.in_bytes + shape.out_bytes)))
-    return Residency(inputs=fresh, state=old, weights=old)
+    return Residency(
+        inputs=peaks.memory_share(min(footprint_bytes, maps)),
+        compared=peaks.memory_share(min(footprint_bytes, maps + shape.in_bytes + shape.weight_bytes)),
+        state=old,
+        weights=old,
+    )
 
 
 class Cost(Table):
@@ -92,6 +97,7 @@ class Cost(Table):
     ns_per_cached_input_byte: Nanoseconds = Field(0.0, description="a touched byte of the input, out of a cache")
     ns_per_memory_input_byte: Nanoseconds = Field(0.0, description="... out of memory")
     ns_per_memory_run: Nanoseconds = Field(0.0, description="the first access to a run of pixels in memory")
+    ns_per_memory_start_byte: Nanoseconds = Field(0.0, description="a byte near the start of such a run, in memory")
     ns_per_cached_output_byte: Nanoseconds = Field(0.0, description="a touched byte of output or state, out of a cache")
     ns_per_memory_output_byte: Nanoseconds = Field(0.0, description="... out of memory")
     ns_per_cached_weight_byte: Nanoseconds = Field(0.0, description="a byte of weights out of a cache")

@@ -27,7 +27,7 @@ from skipsim.hwmodels.kernels import ActivePixels, Step
 from skipsim.hwmodels.kernels.convolution import PackedConvolution
 from skipsim.hwmodels.kernels.feature_map import FeatureMap
 from skipsim.hwmodels.kernels.register_tile import Field
-from skipsim.hwmodels.mask_pixels import Masks, runs_of_rows
+from skipsim.hwmodels.mask_pixels import Masks, Touched
 from skipsim.hwmodels.processor import Cost, Peaks, Processor, residency_of
 
 PIXEL = (1, 1)
@@ -74,20 +74,32 @@ def pieces_of(step: Step, layer: LayerShape | None, processor: Processor) -> lis
         cells = float(sum(one.size for one in step.held if isinstance(one, np.ndarray)))
         work = Work.of(1, calls=1.0, blocks=cells)
         return [Piece(stages["list"], work, _map_shape(1, 1, 1))]
-    maps = [one for one in step.held if isinstance(one, FeatureMap)]
+    maps = [one for one in step.held if isinstance(one, FeatureMap)][:: -1 if step.kind == "pool" else 1]
     shape = _map_shape(maps[0].rows, maps[0].cols, maps[0].channels)
     lists = [one for one in step.held if isinstance(one, ActivePixels)]
-    pixels, runs = _counts(lists[0]) if lists else (np.array([float(shape.in_rows * shape.in_cols)]), np.zeros(1))
+    pixels = _pixels(lists[0]) if lists else np.ones((shape.in_rows, shape.in_cols), np.bool_)
+    touched = Touched.of(pixels[None], shape.in_channels * FLOAT_BYTES)
     if step.kind == "measure_change":
-        return [Piece(stages["change"], change_work(pixels, runs, shape.in_channels), shape)]
+        return [Piece(stages["change"], change_work(touched, shape.in_channels), shape)]
     if step.kind == "channel_mean":
         return [
             Piece(
                 stages["mean"], mean_work(shape, np.zeros((1, 1, 1), np.bool_), (shape.out_rows, shape.out_cols)), shape
             )
         ]
-    sources = len(step.held[1]) if step.kind == "combine" else 1
-    return [Piece(stages["combine"], combine_work(shape.in_channels, sources, pixels, runs), shape)]
+    return [Piece(stages["combine"], _combine(step, maps[0].channels, touched), shape)]
+
+
+def _combine(step: Step, channels: int, touched: Touched) -> Work:
+    """Return the work of what writes a map from others: a pool reads a window, a sum one pixel of every source."""
+    if step.kind == "pool":
+        rows, cols = step.held[3]
+        return combine_work(channels, rows * cols, touched)
+    if step.kind != "combine":
+        return combine_work(channels, 1, touched)
+    sources = step.held[1]
+    written = sources[0].map.channels
+    return combine_work(written, sum(1 / (one.up[0] * one.up[1]) for one in sources), touched, written < channels)
 
 
 def _convolve(step: Step, processor: Processor) -> list[Piece]:
@@ -131,12 +143,6 @@ def _pixels(active: ActivePixels) -> NDArray[np.bool_]:
     positions = active.positions[: int(active.count[0])]
     pixels[positions >> 16, positions & 0xFFFF] = True
     return pixels
-
-
-def _counts(active: ActivePixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return pixels and runs of pixels of a list, [1] each."""
-    pixels = _pixels(active)[None]
-    return pixels.sum(axis=(1, 2)).astype(float), runs_of_rows(pixels).sum(axis=1).astype(float)
 
 
 def _map_shape(rows: int, cols: int, channels: int) -> LayerShape:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.kernel_work import (
+    FLOAT_BYTES,
     KERNELS,
     LayerClass,
     LayerShape,
@@ -31,7 +32,7 @@ from skipsim.hwmodels.kernel_work import (
     move_work,
     watch_work,
 )
-from skipsim.hwmodels.mask_pixels import Counts, Masks, coarsen, computed_pixels, segments
+from skipsim.hwmodels.mask_pixels import START_BYTES, Counts, Masks, Touched, coarsen, computed_pixels, segments
 from skipsim.hwmodels.processor import Cost, Processor, residency_of
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.counters import CAUSES, C
@@ -57,6 +58,7 @@ CAUSE_OF = {
     "ns_per_cached_input_byte": "gather_transfer",
     "ns_per_memory_input_byte": "gather_transfer",
     "ns_per_memory_run": "gather_latency",
+    "ns_per_memory_start_byte": "gather_latency",
     "ns_per_cached_output_byte": "scatter",
     "ns_per_memory_output_byte": "scatter",
     "ns_per_cached_weight_byte": "weights",
@@ -177,11 +179,12 @@ def _gate_ns(
     # what the layer before has computed: taken to be as large a share of its map
     fresh = computed_pixels(tiles, shape, tile) / layer.out_pixels * (layer.in_rows * layer.in_cols)
     fused, runs = placement == "fused", segments(tiles, shape, tile)
+    starts = np.minimum(fresh * layer.in_channels * FLOAT_BYTES, runs * START_BYTES)
     works: dict[StageName, Work] = {
         "decide": decide_work(shape, tiles, tile),
         "move": move_work(shape, tiles, tile),
         "watch" if fused else "change": (
-            watch_work(shape, tiles, tile) if fused else change_work(fresh, runs, layer.in_channels)
+            watch_work(shape, tiles, tile) if fused else change_work(Touched(fresh, runs, starts), layer.in_channels)
         ),
     }
     spent = [causes_ns(work, stage_of(processor, name), where) for name, work in works.items()]

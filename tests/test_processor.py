@@ -12,9 +12,12 @@ from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.hwmodels.kernel_work import (
     LayerShape,
+    Registers,
+    combine_work,
+    compiled_work,
     move_work,
 )
-from skipsim.hwmodels.mask_pixels import coarsen, computed_pixels, segments, touched_inputs
+from skipsim.hwmodels.mask_pixels import Touched, coarsen, computed_pixels, segments, touched_inputs
 from skipsim.hwmodels.processor import Peaks
 from skipsim.simulator.simulate import simulate
 from skipsim.traces.layer import Layer
@@ -275,3 +278,28 @@ def test_a_damaged_file_says_what_is_wrong(tmp_path: Path, old, new, message):
     file.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         load_hardware(file)
+
+
+def test_pixels_side_by_side_in_memory_are_one_run_across_rows():
+    """Two pixels at the end of a row and two at the start of the next are one run; of each its first 8 KiB count."""
+    pixels = np.zeros((2, 4, 6), np.bool_)
+    pixels[0, 0, 4:] = pixels[0, 1, :2] = pixels[0, 3, 2] = True
+    touched = Touched.of(pixels, 4096)
+    assert touched.pixels.tolist() == [5, 0]
+    assert touched.runs.tolist() == [2, 0]
+    assert touched.start_bytes.tolist() == [8192 + 4096, 0]
+
+
+def test_a_sum_that_fills_a_part_of_the_channels_starts_anew_at_every_pixel():
+    touched = Touched.of(np.ones((1, 4, 6), np.bool_), 64)
+    whole, part = combine_work(16, 1, touched), combine_work(16, 1, touched, scattered=True)
+    assert (whole.output_runs[0], part.output_runs[0]) == (1, 24)
+    assert whole.output_start_bytes[0] == part.output_start_bytes[0] == 24 * 64
+
+
+def test_depthwise_pixels_side_by_side_share_what_they_load():
+    """A row of 12 pixels reads 14 vectors of 16 channels per row of a 3x3 kernel; at stride 2 each reads 9."""
+    near = LayerShape(16, 1, 12, 16, 1, 12, 3, 3, padding_top=1, padding_left=1, groups=16)
+    far = LayerShape(16, 1, 24, 16, 1, 12, 3, 3, 1, 2, padding_top=1, padding_left=1, groups=16)
+    loads = [compiled_work(shape, np.ones((1, 1, 12), np.bool_), (1, 1), Registers()).taps[0] for shape in (near, far)]
+    assert loads == [3 * 14, 9 * 12]

@@ -176,7 +176,7 @@ def pool(
     values |= {_CHANNELS: x.channels, _KERNEL_ROWS: kernel[0], _KERNEL_COLS: kernel[1]}
     values |= {_STRIDE_ROWS: stride[0], _STRIDE_COLS: stride[1], _TOP: padding[0], _LEFT: padding[2]}
     values |= list_fields("pool", f"pool_{kind}", y, active)
-    return make_step("pool", _pool, pixel_units, values, (x, y, active))
+    return make_step("pool", _pool, pixel_units, values, (x, y, active, kernel))
 
 
 def channel_mean(x: FeatureMap, mean: NDArray[np.float32]) -> Step:
