@@ -377,7 +377,8 @@ def _loads(shape: LayerShape, pixels: Counts, runs: Counts, registers: Registers
     if shape.stride_cols > 1 or shape.dilation_cols > 1 or shape.kernel_cols not in SHARING_KERNELS:
         return pixels * vectors * shape.reduction
     tiles = np.maximum(runs, pixels / registers.pixels)
-    return (pixels + tiles * (shape.kernel_cols - 1)) * vectors * shape.kernel_rows
+    loads: Counts = (pixels + tiles * (shape.kernel_cols - 1)) * vectors * shape.kernel_rows
+    return loads
 
 
 def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Registers) -> Work:
