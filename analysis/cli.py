@@ -15,7 +15,7 @@ import click
 from skipsim import __version__
 from skipsim.analysis.cli_finished import compare, plot, recommend, report
 from skipsim.analysis.cli_machine import calibrate, validate
-from skipsim.analysis.cli_networks import record, train
+from skipsim.analysis.cli_networks import record, train, tune
 from skipsim.analysis.conventions import (
     AS_JSON,
     CommandLine,
@@ -87,6 +87,7 @@ def demo(out: Path, workers: int | None, as_json: bool) -> None:
 
 main.add_command(record)
 main.add_command(train)
+main.add_command(tune)
 
 
 @main.group()

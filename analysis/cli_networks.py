@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from skipsim.analysis.conventions import (
     read_pair,
     read_settings,
     read_threshold,
+    working,
 )
 from skipsim.errors import InputError, nearest
 
@@ -34,7 +35,9 @@ from skipsim.errors import InputError, nearest
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The trace: a folder to be made.")
 @click.option("--gate", default="input_norm", show_default=True, help="input_norm, output_norm, gumbel, hold or none.")
 @click.option(
-    "--threshold", metavar="T|TABLE", help="Change below which a block is skipped, in units of a layer's input."
+    "--threshold",
+    metavar="T|TABLE|FILE",
+    help="Change below which a block is skipped, in units of a layer's input; or what `skipsim tune` wrote.",
 )
 @click.option("--block", metavar="N|RxC|TABLE", help="Output pixels that share a decision; by layer: 64x64=8,*=4.")
 @click.option("--share", help="Which layers go by one gate: layer (each has its own), block or network.")
@@ -65,8 +68,10 @@ def record(model: str, video: str, out: Path, as_json: bool, size: str | None, *
     from skipsim.analysis.summary import describe_trace, trace_facts
 
     rows_cols = None if size is None else read_pair("--size", size)
+    if (options["threshold"] or "").endswith(".json"):
+        options |= _tuned(options)
     for name, read in (("block", read_block), ("threshold", read_threshold)):
-        if options[name] is not None:
+        if isinstance(options[name], str):
             options[name] = read(f"--{name}", options[name])
     gating = Gating(**{field.name: options.pop(field.name) for field in fields(Gating)})
     trace = record_clip(model, video, out, gating, size=rows_cols, **options)
@@ -74,6 +79,76 @@ def record(model: str, video: str, out: Path, as_json: bool, size: str | None, *
         print_json(trace_facts(trace))
     else:
         click.echo(f"{describe_trace(trace)}\n\nnext: skipsim simulate {out} --hardware edge-npu")
+
+
+def _tuned(options: dict[str, Any]) -> dict[str, Any]:
+    """Return how a network is gated with the thresholds of a file: as they were tuned."""
+    from skipsim.analysis.tune import read_thresholds
+
+    tuned = read_thresholds(options["threshold"])
+    block = options["block"]
+    if block is not None and read_block("--block", block) != tuned.block:
+        rows, cols = tuned.block
+        raise InputError(f"--block {block}: the thresholds of {options['threshold']} are for blocks of {rows}x{cols}")
+    return {name: getattr(tuned, name) for name in ("gate", "block", "update", "threshold")}
+
+
+@click.command(
+    epilog=example(
+        "skipsim tune pose_small pose:train:32 --choose-on pose:validation:96 --block 4 -o thresholds.json",
+        "skipsim record pose_small pose:test:8 -o a.trace --threshold thresholds.json",
+        "skipsim tune my_network:build street.mp4 --choose-on square.mp4 --size 256x256 -o thresholds.json",
+    )
+)
+@click.argument("network")
+@click.argument("clip")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The thresholds: a .json file.")
+@click.option("--choose-on", metavar="CLIP", help="Where the loss is measured; default: the same clip.")
+@click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points of 100 that may be lost there.")
+@click.option("--gate", default="input_norm", show_default=True, help="input_norm or output_norm.")
+@click.option("--block", default="1", show_default=True, metavar="N|RxC", help="Output pixels that share a decision.")
+@click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Safetensors, or a PyTorch file of tensors.")
+@click.option("--frames", type=int, help="At most so many frames of every clip.")
+@click.option("--size", metavar="RxC", help="Resize frames to rows x cols (or N for NxN).")
+@AS_JSON
+def tune(
+    network: str,
+    clip: str,
+    out: Path,
+    as_json: bool,
+    choose_on: str | None,
+    block: str,
+    size: str | None,
+    **options: Any,
+) -> None:
+    """Find a threshold for every layer: the most MACs saved for the points that may be lost.
+
+    CLIP shows what skipping harms in each layer, --choose-on how much of it is too much; both are what `skipsim record`
+    takes, labelled or not. Score the outcome on clips that are neither.
+    """
+    from skipsim.analysis.tune import tune as run
+    from skipsim.analysis.tune import write_thresholds
+
+    if out.suffix != ".json":
+        raise InputError(f"tune: the output must end in .json, got {out}")
+    rows_cols = None if size is None else read_pair("--size", size)
+    with working("measuring what skipping harms, by layer"):
+        tuned = run(network, clip, choose_on, block=read_pair("--block", block), size=rows_cols, **options)
+    write_thresholds(out, tuned)
+    if as_json:
+        print_json(asdict(tuned))
+        return
+    for row in tuned.tried:
+        click.echo(
+            f"aim {row['aim']:g}x: {row['mac_reduction']:.2f}x fewer MACs, {row['drop_points']:+.2f} points lost"
+        )
+    dense = sum(value is None for value in tuned.threshold.values())
+    click.echo(
+        f"{out}: {len(tuned.threshold)} layers, {dense} of them dense: {tuned.mac_reduction:.2f}x fewer MACs on gated "
+        f"frames at {tuned.drop_points:.2f} points of {tuned.metric} lost\n\n"
+        f"next: skipsim record {network} CLIP -o a.trace --threshold {out}"
+    )
 
 
 @click.command(

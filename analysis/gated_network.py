@@ -12,7 +12,7 @@ from skipsim.errors import InputError, nearest
 from skipsim.traces.models import WEIGHTS
 
 Block = tuple[int, int] | Mapping[str, tuple[int, int]]
-Threshold = float | Mapping[str, float]
+Threshold = float | Mapping[str, float | None]
 GATES = ("input_norm", "output_norm", "gumbel", "hold", "none")
 
 

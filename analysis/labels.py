@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,37 @@ def quality_of(clip: LoadedClip, model: Any) -> Scorer | None:
         return None
 
     def score(outputs: Sequence[Any]) -> dict[str, Any]:
-        shape: Sequence[int] = getattr(outputs[0], "shape", ())
-        fits = len(shape) in (3, 4) and shape[-3] == JOINT_COUNT
-        return pose_scorer(clip.labelled)(outputs) if fits else {}
+        return pose_scorer(clip.labelled)(outputs) if _is_pose(outputs[0]) else {}
 
     return score
+
+
+def loss_of(clip: LoadedClip, model: Any) -> Callable[..., Any]:
+    """Return what `damage_curves` takes as loss: the task's own, where a clip's labels are those of the network's task.
+
+    Otherwise the one that needs no labels, see `tune.projected`.
+    """
+    from skipsim.traces.detection_task import ANCHOR_SCALE, box_arrays, detection_loss
+    from skipsim.traces.pose_task import heatmap_loss
+    from skipsim.traces.tune import labelled, projected
+
+    if clip.boxes and clip.size is None and getattr(model, "anchor_scale", None) == ANCHOR_SCALE:
+        if model.outputs == len(clip.boxes[0].classes):
+            return labelled(
+                [box_arrays(boxes) for boxes in clip.boxes], lambda maps, *boxes: detection_loss(*maps, *boxes)
+            )
+    elif clip.labelled and clip.size is None:
+        rows, cols = clip.labelled[0].frames.shape[1:3]
+        arrays = [(one.joints, one.visible) for one in clip.labelled]
+        own, other = labelled(arrays, partial(heatmap_loss, rows=rows, cols=cols)), projected()
+        return lambda output, frame: (own if _is_pose(output) else other)(output, frame)
+    return projected()
+
+
+def _is_pose(output: Any) -> bool:
+    """Whether an output is a heat map per joint of the procedural clips."""
+    shape: Sequence[int] = getattr(output, "shape", ())
+    return len(shape) in (3, 4) and shape[-3] == JOINT_COUNT
 
 
 def label_scorer(path: str | Path, rows: int, cols: int, frames: int | None = None) -> Scorer:

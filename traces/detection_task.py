@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from skipsim.traces.average_precision import DetectionScorer
-from skipsim.traces.boxes import DetectionClip
+from skipsim.traces.boxes import BoxLabels, DetectionClip
 from skipsim.traces.detection import ANCHORS, anchors, decode
 from skipsim.traces.task import Labels, Task
 from skipsim.traces.training_run import Plan
@@ -111,15 +111,19 @@ def _anchors(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor
     return torch.from_numpy(anchors(sizes, ANCHOR_SCALE)).to(device)
 
 
-def _labels(clip: DetectionClip) -> Labels:
+def box_arrays(labels: BoxLabels) -> Labels:
     """Return boxes [T, MOST_BOXES, 4] and classes [T, MOST_BOXES], padded with NOTHING."""
-    boxes = np.zeros((len(clip.frames), MOST_BOXES, 4), np.float32)
-    kinds = np.full((len(clip.frames), MOST_BOXES), NOTHING, np.int64)
-    for frame in range(len(clip.frames)):
-        here = np.flatnonzero(clip.labels.of_frame(frame))[:MOST_BOXES]
-        boxes[frame, : len(here)] = clip.labels.box[here]
-        kinds[frame, : len(here)] = np.where(clip.labels.ignored[here], IGNORED, clip.labels.label[here])
+    boxes = np.zeros((labels.frames, MOST_BOXES, 4), np.float32)
+    kinds = np.full((labels.frames, MOST_BOXES), NOTHING, np.int64)
+    for frame in range(labels.frames):
+        here = np.flatnonzero(labels.of_frame(frame))[:MOST_BOXES]
+        boxes[frame, : len(here)] = labels.box[here]
+        kinds[frame, : len(here)] = np.where(labels.ignored[here], IGNORED, labels.label[here])
     return boxes, kinds
+
+
+def _labels(clip: DetectionClip) -> Labels:
+    return box_arrays(clip.labels)
 
 
 def _mirror(labels: Labels, cols: int) -> Labels:

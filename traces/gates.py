@@ -118,11 +118,12 @@ class InputNormGate:
     meaning.
 
     Args:
-        threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py).
+        threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py), in
+            which None leaves a layer dense.
         block: output pixels that share one decision: one number, or a pair (rows, cols), or a table of them.
     """
 
-    threshold: float | Mapping[str, float]
+    threshold: float | Mapping[str, float | None]
     block: BlockShape | Mapping[str, BlockShape] = 1
     kind: ClassVar[str] = "input_norm"
 
@@ -135,14 +136,19 @@ class InputNormGate:
         """Output pixels (rows, cols) that share one decision."""
         return one_block(self)
 
-    def for_layer(self, layer: Layer) -> InputNormGate:
-        """Return the gate of one layer, with one threshold and one block."""
+    def for_layer(self, layer: Layer) -> InputNormGate | None:
+        """Return the gate of one layer, with one threshold and one block; None where the table leaves it dense."""
         return _resolved(self, layer)
 
     @torch.no_grad()
     def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual [1, in_channels, rows, cols] to the decisions, bool [grid_rows, grid_cols]."""
-        return coarsen(residual_norm(residual, conv), self.block_shape) > one_threshold(self)
+        return self.norms(residual, conv) > one_threshold(self)
+
+    @torch.no_grad()
+    def norms(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Map the residual to what is compared with the threshold, float [grid_rows, grid_cols]."""
+        return coarsen(residual_norm(residual, conv), self.block_shape)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters as JSON data."""
@@ -156,11 +162,12 @@ class OutputNormGate:
     The input-norm gate's mean times the norm of the weights: the mean over output channels of the filter's L1 norm.
 
     Args:
-        threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py).
+        threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py), in
+            which None leaves a layer dense.
         block: output pixels that share one decision: one number, or a pair (rows, cols), or a table of them.
     """
 
-    threshold: float | Mapping[str, float]
+    threshold: float | Mapping[str, float | None]
     block: BlockShape | Mapping[str, BlockShape] = 1
     kind: ClassVar[str] = "output_norm"
 
@@ -173,14 +180,19 @@ class OutputNormGate:
         """Output pixels (rows, cols) that share one decision."""
         return one_block(self)
 
-    def for_layer(self, layer: Layer) -> OutputNormGate:
-        """Return the gate of one layer, with one threshold and one block."""
+    def for_layer(self, layer: Layer) -> OutputNormGate | None:
+        """Return the gate of one layer, with one threshold and one block; None where the table leaves it dense."""
         return _resolved(self, layer)
 
     @torch.no_grad()
     def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual [1, in_channels, rows, cols] to the decisions, bool [grid_rows, grid_cols]."""
-        return coarsen(residual_norm(residual, conv) * weight_norm(conv), self.block_shape) > one_threshold(self)
+        return self.norms(residual, conv) > one_threshold(self)
+
+    @torch.no_grad()
+    def norms(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Map the residual to what is compared with the threshold, float [grid_rows, grid_cols]."""
+        return coarsen(residual_norm(residual, conv) * weight_norm(conv), self.block_shape)
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters as JSON data."""
@@ -298,11 +310,13 @@ def one_threshold(gate: Any) -> float:
     return float(gate.threshold)
 
 
-def _resolved(gate: AnyNormGate, layer: Layer) -> AnyNormGate:
+def _resolved(gate: AnyNormGate, layer: Layer) -> AnyNormGate | None:
     if not isinstance(gate.threshold, Mapping) and not isinstance(gate.block, Mapping):
         return gate
     where = f"gate {gate.kind!r}"
-    threshold: float = value_for(gate.threshold, layer, f"{where}: threshold")
+    threshold: float | None = value_for(gate.threshold, layer, f"{where}: threshold")
+    if threshold is None:
+        return None
     block: BlockShape = value_for(gate.block, layer, f"{where}: block")
     return replace(gate, threshold=threshold, block=block)
 
@@ -330,6 +344,8 @@ def _norm_parameters(gate: NormGate) -> dict[str, Any]:
 def _check_norm_gate(gate: NormGate) -> None:
     thresholds: list[Any] = values_of(gate.threshold)
     for threshold in thresholds:
+        if threshold is None and isinstance(gate.threshold, Mapping):
+            continue  # dense
         number = isinstance(threshold, Real) and not isinstance(threshold, bool)
         if not number or not math.isfinite(threshold) or threshold < 0:
             raise InputError(f"gate {gate.kind!r}: threshold must be a finite number >= 0, got {threshold!r}")

@@ -5,6 +5,7 @@ A table's keys are tried in their order, and the first that fits a layer gives i
     "16x12"     layers whose output map has 16 rows and 12 columns
     ">=32x32"   layers whose output map has at least 32 rows and at least 32 columns
     "stage3.*"  layers by name, with * and ? as in file names; "*" fits all
+    "head@1"    the second call of a layer that runs several times per frame; "head" fits all of its calls
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def values_of(setting: Any) -> list[Any]:
 def _fits(key: str, layer: Layer) -> bool:
     size = _SIZE.fullmatch(key)
     if not size:
-        return fnmatchcase(layer.name, key)
+        return fnmatchcase(layer.name, key) or (layer.call > 0 and fnmatchcase(layer.label, key))
     rows, cols = int(size[2]), int(size[3])
     if size[1]:
         return layer.out_rows >= rows and layer.out_cols >= cols
