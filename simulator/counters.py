@@ -39,6 +39,15 @@ EVENT_COLUMNS = (
 )
 E = {name: position for position, name in enumerate(EVENT_COLUMNS)}
 
+TRANSFER_KINDS = (
+    "read",  # of a row; the log's number is the row
+    "weights",  # for the row's pass
+    "write",
+    "gate",  # what it streams before any tile is known; the number is the stage
+    "prefetch",  # the first weights of the stage, before it begins
+)
+TRANSFER_COLUMNS = ("kind", "number", "grant", "free")  # the memory port was held from grant to free
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -50,7 +59,8 @@ class Counters:
     port_busy: NDArray[
         np.int64
     ]  # [stages] cycles in which the memory port was granted, booked where the request was made
-    events: NDArray[np.int64] | None = None  # [rows, len(EVENT_COLUMNS)], only if asked for
+    events: NDArray[np.int64] | None = None  # [rows, len(EVENT_COLUMNS)], only if asked for, as the next
+    transfers: NDArray[np.int64] | None = None  # [transfers, len(TRANSFER_COLUMNS)], in the order of grants
 
     @property
     def cycles(self) -> int:

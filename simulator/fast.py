@@ -8,6 +8,7 @@ before the earliest known one.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipsim.compiled import compiled, inlined
 from skipsim.simulator import counters as counting
@@ -61,7 +62,6 @@ from skipsim.simulator.fast_core import (
     X_LAST,
     X_REQUEST,
     X_ROW,
-    Memory,
     Work,
     array,
     deal,
@@ -70,8 +70,9 @@ from skipsim.simulator.fast_core import (
     grant_scatter,
     grant_weights,
     scatter,
-    serve_request,
 )
+from skipsim.simulator.fast_port import GATE as GATE_READS
+from skipsim.simulator.fast_port import PREFETCH, Memory, serve_request
 from skipsim.simulator.tiles import Machine, Tiles
 
 STAGE_FIRST, STAGE_ROWS, STAGE_LAUNCH = (table.S[n] for n in ("first_row", "rows", "launch"))
@@ -113,15 +114,18 @@ def _first(wishes):
 
 
 @compiled
-def _grant_prefetch(memory, state, core, port_free, port, read, requests, latency, port_busy, early, then, start):
+def _grant_prefetch(
+    memory, state, core, port_free, port, read, number, requests, latency, port_busy, early, then, start
+):  # fmt: skip
     """Grant a pending prefetch, booked on the stage that asked for it; return when the memory port is free again.
 
-    Whoever else has asked need not any more. Their gather units turn to `then`, at `start` or later.
+    `number`: the stage whose weights they are. Whoever else has asked need not any more. Their gather units turn to
+    `then`, at `start` or later.
     """
     request = state[core, G_REQUEST]
     granted = max(request, port_free)
     first, count = requests[PREFETCH_FIRST], requests[PREFETCH_MOVES]
-    free, data = serve_request(memory, read, first, count, False, request, granted)
+    free, data = serve_request(memory, PREFETCH, number, read, first, count, request, granted)
     port_busy[0] += free - granted
     busy_until = max(granted + port, free)
     early[FETCH_GRANT], early[FETCH_ARRIVAL] = granted, max(busy_until, data) + latency
@@ -204,15 +208,15 @@ def _run_stage(work, wishes, port_free, own_port, own_read, own_requests, next_r
             if _finished(state, cores):
                 return port_free
             port_free = _grant_prefetch(
-                work.memory, state, touched, port_free, work.prefetch_port, work.prefetch_read, next_requests,
-                work.latency, work.port_busy, work.early, IDLE, 0,
+                work.memory, state, touched, port_free, work.prefetch_port, work.prefetch_read, work.stage + 1,
+                next_requests, work.latency, work.port_busy, work.early, IDLE, 0,
             )  # fmt: skip
             first, end = 0, cores
             continue
         if kind == KIND_GATHER and s[G_STATE] == PREFETCHING:
             port_free = _grant_prefetch(
-                work.memory, state, touched, port_free, own_port, own_read, own_requests, work.latency, busy_before,
-                work.early, WANTS_UNIT, work.start,
+                work.memory, state, touched, port_free, own_port, own_read, work.stage, own_requests, work.latency,
+                busy_before, work.early, WANTS_UNIT, work.start,
             )  # fmt: skip
             work.fetched[0, FETCH_GRANT] = work.early[FETCH_GRANT]
             work.fetched[0, FETCH_ARRIVAL] = work.early[FETCH_ARRIVAL]
@@ -262,12 +266,13 @@ def _run(
                 if kind == NONE or cycle > gate_begin:
                     break
                 port_free = _grant_prefetch(
-                    memory, state, core, port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number],
-                    latency, port_busy[number - 1 : number], early, IDLE, 0,
+                    memory, state, core, port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], number,
+                    stage_requests[number], latency, port_busy[number - 1 : number], early, IDLE, 0,
                 )  # fmt: skip
             granted = max(gate_begin, port_free)
             first, moves = stage_requests[number, GATE_FIRST], stage_requests[number, GATE_MOVES]
-            port_free, data = serve_request(memory, stage[STAGE_GATE_READ], first, moves, False, gate_begin, granted)
+            hold = stage[STAGE_GATE_READ]
+            port_free, data = serve_request(memory, GATE_READS, number, hold, first, moves, gate_begin, granted)
             port_busy[number] += port_free - granted
             gate_end = max(gate_end, data + latency)
         start = gate_end + stage[STAGE_INDEX]
@@ -284,7 +289,7 @@ def _run(
             rows, events[first_row : first_row + count] if keep_events else events, causes[number], state, rings,
             passes, units[:dealt], emitted, port_busy[number : number + 1], fetched, early, first_row, start, cores,
             halves, latency, dynamic, stages[number + 1, PREFETCH_PORT] if following else 0,
-            stages[number + 1, PREFETCH_READ] if following else 0, memory,
+            stages[number + 1, PREFETCH_READ] if following else 0, memory, number,
         )  # fmt: skip
         port_free = _run_stage(
             work, wishes, port_free, stage[PREFETCH_PORT], stage[PREFETCH_READ], stage_requests[number],
@@ -304,7 +309,7 @@ def _run(
         end[number] = now
 
 
-def _memory(tiles: Tiles, machine: Machine) -> Memory:
+def _memory(tiles: Tiles, machine: Machine, log: NDArray[np.int64]) -> Memory:
     if machine.memory is None:
         nothing = np.zeros((0, 0), np.int64)
         return Memory(
@@ -315,8 +320,11 @@ def _memory(tiles: Tiles, machine: Machine) -> Memory:
             nothing,
             np.zeros((0, 0, 0), np.int64),
             nothing.ravel(),
+            log,
+            np.zeros(1, np.int64),
         )
-    return Memory(True, tiles.moves, tiles.requests, machine.memory.timing, *fresh_state(machine.memory))
+    state = machine.memory.timing, *fresh_state(machine.memory)
+    return Memory(True, tiles.moves, tiles.requests, *state, log, np.zeros(1, np.int64))
 
 
 def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:
@@ -326,12 +334,15 @@ def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:
     begin, end, port_busy = (np.zeros(stages, np.int64) for _ in range(3))
     causes = np.zeros((stages, cores, len(counting.CAUSES)), np.int64)
     log = np.zeros((len(tiles.rows) if events else longest, len(counting.EVENT_COLUMNS)), np.int64)
+    most = 3 * len(tiles.rows) + 2 * stages if events else 0  # reads, writes, weights; gates, prefetches
+    memory = _memory(tiles, machine, np.zeros((most, len(counting.TRANSFER_COLUMNS)), np.int64))
     asked = tiles.stage_requests if machine.memory else np.zeros((stages, len(table.STAGE_REQUEST_COLUMNS)), np.int64)
     _run(
-        tiles.rows, tiles.stages, asked, _memory(tiles, machine), cores, halves, machine.latency, machine.dynamic,
+        tiles.rows, tiles.stages, asked, memory, cores, halves, machine.latency, machine.dynamic,
         machine.prefetch, begin, end, causes, port_busy, log, events, np.empty((longest, PASS_SIZE), np.int64),
         np.empty(longest, np.int64), np.empty(longest, np.int64), np.full((cores, STATE_SIZE), NONE, np.int64),
         np.empty((cores, 3, halves), np.int64), np.empty(cores, np.int64),
         np.empty((int(tiles.rows[:, table.R["group"]].max(initial=0)) + 1, 2), np.int64), np.empty(2, np.int64),
     )  # fmt: skip
-    return Counters(begin, end, causes, port_busy, log if events else None)
+    noted = (log, memory.log[: memory.logged[0]]) if events else ()
+    return Counters(begin, end, causes, port_busy, *noted)

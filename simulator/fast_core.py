@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from skipsim.compiled import inlined
 from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
-from skipsim.simulator.banked import serve
+from skipsim.simulator.fast_port import READS, WRITES, serve_request
+from skipsim.simulator.fast_port import WEIGHTS as WEIGHT_READS
 
 LAST, INPUT, OUTPUT, UNIT, SHARED = table.LAST, table.INPUT, table.OUTPUT, table.UNIT, table.SHARED
 
@@ -58,18 +59,6 @@ INPUTS, WEIGHT_PARTS, OUTPUTS = range(3)  # rings
 FETCH_GRANT, FETCH_ARRIVAL = range(2)  # of weights that one core fetched for all; NONE before the grant
 
 
-class Memory(NamedTuple):
-    """What the memory port needs to know: where the bytes lie and the state of a banked memory (empty without one)."""
-
-    banked: bool
-    moves: Any  # [moves, 6]
-    requests: Any  # [rows of the table, 6]
-    timing: Any
-    channels: Any
-    banks: Any
-    tally: Any
-
-
 class Work(NamedTuple):
     """What the compiled functions share during one stage."""
 
@@ -92,7 +81,8 @@ class Work(NamedTuple):
     dynamic: bool
     prefetch_port: int
     prefetch_read: int
-    memory: Any  # Memory
+    memory: Any  # fast_port.Memory
+    stage: int
 
 
 @inlined
@@ -165,22 +155,12 @@ def array(work, core):
 
 
 @inlined
-def serve_request(memory, hold, first, count, write, request, granted):
-    """Return when the port is free again and when the last byte arrives, of a request granted at the given cycle."""
-    if not memory.banked:
-        return granted + hold, granted + hold
-    return serve(
-        memory.timing, memory.channels, memory.banks, memory.tally, memory.moves, first, count, write, request, granted
-    )  # fmt: skip
-
-
-@inlined
-def _serve_row(work, row, hold, what, write, request, granted):
+def _serve_row(work, row, hold, kind, what, request, granted):
     """Serve a request of a row and book the port; `what` = the request's first column in `requests`."""
     memory = work.memory
     first = memory.requests[row, what] if memory.banked else 0
     count = memory.requests[row, what + 1] if memory.banked else 0
-    free, data = serve_request(memory, hold, first, count, write, request, granted)
+    free, data = serve_request(memory, kind, row, hold, first, count, request, granted)
     work.port_busy[0] += free - granted
     return free, data
 
@@ -190,7 +170,7 @@ def grant_scatter(work, core, granted):
     """Grant the memory port to a core's scatter unit; return when the port is free."""
     row = work.state[core, X_ROW]
     request = work.state[core, X_REQUEST]
-    free, _ = _serve_row(work, row, work.rows[row, WRITE], REQUEST_WRITE, True, request, granted)
+    free, _ = _serve_row(work, row, work.rows[row, WRITE], WRITES, REQUEST_WRITE, request, granted)
     _scattered(work, core, granted, free)
     return free
 
@@ -200,7 +180,8 @@ def grant_weights(work, core, granted):
     """Grant the memory port for the weights that a core waits for; return when the port is free."""
     s = work.state[core]
     row = work.passes[s[G_PASS], P_FIRST]
-    free, data = _serve_row(work, row, work.rows[row, WEIGHT_READ], REQUEST_WEIGHT, False, s[G_REQUEST], granted)
+    hold, request = work.rows[row, WEIGHT_READ], s[G_REQUEST]
+    free, data = _serve_row(work, row, hold, WEIGHT_READS, REQUEST_WEIGHT, request, granted)
     s[G_FREE] = max(granted + work.rows[row, WEIGHT_PORT], free)
     s[WEIGHTS_ARRIVAL] = max(s[G_FREE], data) + work.latency
     _begin_pass(work, core)
@@ -229,7 +210,7 @@ def grant_read(work, core, granted):
     """Grant the memory port to the read of the row that a core has come to; return when the port is free."""
     s = work.state[core]
     row = s[G_ROW]
-    free, data = _serve_row(work, row, work.rows[row, READ], REQUEST_READ, False, s[G_REQUEST], granted)
+    free, data = _serve_row(work, row, work.rows[row, READ], READS, REQUEST_READ, s[G_REQUEST], granted)
     _gathered(work, core, granted, free, data)
     return free
 

@@ -21,15 +21,13 @@ import numpy as np
 import simpy
 
 from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, C, Counters, E
-from skipsim.simulator.reference_banked import BankedMemory
+from skipsim.simulator.reference_port import MemoryPort, Moves, Transferred
 from skipsim.simulator.reference_waiting import Arbiter, Clock, Parts, Progress
 from skipsim.simulator.tiles import (
     INPUT,
     LAST,
     OUTPUT,
-    REQUEST_COLUMNS,
     SHARED,
-    STAGE_REQUEST_COLUMNS,
     UNIT,
     Machine,
     R,
@@ -39,11 +37,9 @@ from skipsim.simulator.tiles import (
 
 Steps = Generator[simpy.Event, Any, None]
 Transfer = Generator[simpy.Event, Any, int]
-Moves = list[list[int]]
 Note = Callable[[], None] | None
-Weights = tuple[int, int] | None
 SCATTER, GATHER, GATE = 0, 1, 2  # order at the port within one cycle
-DEAL, GRANT = 2, 3  # priorities of the decisions at the end of a cycle; SimPy's own events have 0 and 1
+DEAL = 2  # priority of the decision at the end of a cycle; SimPy's own events have 0 and 1, the memory port's 3
 
 
 @dataclass
@@ -76,45 +72,13 @@ class Run:
         self.tiles, self.machine = tiles, machine
         self.rows: list[list[int]] = tiles.rows.tolist()
         self.env = Clock()
-        self.port = Arbiter(self.env, GRANT)
+        self.port = MemoryPort(self.env, tiles, machine)
         stages = len(tiles.stages)
         self.begin = np.zeros(stages, np.int64)
         self.end = np.zeros(stages, np.int64)
         self.causes = np.zeros((stages, machine.cores, len(CAUSES)), np.int64)
-        self.port_busy = np.zeros(stages, np.int64)
         self.events = np.zeros((len(tiles.rows), len(EVENT_COLUMNS)), np.int64)
         self.prefetched: dict[int, Prefetched] = {}  # core -> weights of the stage to come
-        self.fetched: dict[tuple[int, int], int] = {}  # (stage, group) -> arrival of weights fetched for all cores
-        self.memory = BankedMemory(machine.memory) if machine.memory else None
-
-    def moves(self, table: str, row: int, what: str) -> Moves:
-        """Return where the bytes of a request lie; nothing unless the memory is banked."""
-        if not self.memory:
-            return []
-        columns = REQUEST_COLUMNS if table == "requests" else STAGE_REQUEST_COLUMNS
-        first, count = (int(getattr(self.tiles, table)[row, columns.index(f"{what}_{n}")]) for n in ("first", "moves"))
-        moves: Moves = self.tiles.moves[first : first + count].tolist()
-        return moves
-
-    def transfer(
-        self, stage: int, order: tuple[int, int], hold: int, moves: Moves, what: Weights = None, port: int = 0
-    ) -> simpy.Event:
-        """Ask for the memory port; how long it is held is booked on the stage that asked.
-
-        `what`: weights for all cores, (stage, group), that take `port` cycles of each core's own port.
-        """
-        request = self.env.cycle
-
-        def serve(grant: int) -> tuple[int, int]:
-            free = data = grant + hold
-            if self.memory:
-                free, data = self.memory.serve(moves, order[0] == SCATTER, request, grant)
-            self.port_busy[stage] += free - grant
-            if what:
-                self.fetched[what] = max(grant + port, free, data) + self.machine.latency
-            return free, data
-
-        return self.port.request(order, serve, what)
 
     def stages(self) -> Steps:
         """Run one stage after the other."""
@@ -180,8 +144,9 @@ class Stage:
     def _gate(self) -> simpy.Event:
         def stream() -> Steps:
             begin = self.env.cycle
-            moves = self.run_.moves("stage_requests", self.number, "gate")
-            _, _, data = yield self.run_.transfer(self.number, (GATE, 0), self.columns["gate_read"], moves)
+            port, moved = self.run_.port, ("gate", self.number)
+            moves = port.moves("stage_requests", self.number, "gate")
+            _, _, data = yield port.transfer(self.number, (GATE, 0), self.columns["gate_read"], moved, moves)
             done = max(begin + self.columns["gate"], data + self.machine.latency)
             yield self.env.timeout(done - self.env.cycle)
 
@@ -223,30 +188,33 @@ class Core:
         """Note that something happened now."""
         self.stage.run_.events[row, E[name]] = self.env.cycle
 
-    def transfer(self, kind: int, port: int, hold: int, moves: Moves, *, granted: Note = None) -> Transfer:
+    def transfer(
+        self, unit: int, port: int, hold: int, moved: Transferred, moves: Moves, *, granted: Note = None
+    ) -> Transfer:
         """Move bytes over the DMA's own port and, if `hold`, the memory port; return when the last byte arrives.
 
         Latency does not hold the DMA. `granted` is called when the transfer begins.
         """
         free = data = self.env.cycle
         if hold:
-            _, free, data = yield self.stage.run_.transfer(self.stage.number, (kind, self.number), hold, moves)
+            order = (unit, self.number)
+            _, free, data = yield self.stage.run_.port.transfer(self.stage.number, order, hold, moved, moves)
         if granted:
             granted()
         yield self.env.timeout(max(port, free - self.env.cycle))
         return max(self.env.cycle, data) + (self.stage.machine.latency if hold else 0)
 
-    def fetch(self, what: tuple[int, int], port: int, read: int, moves: Moves) -> Transfer:
+    def fetch(self, what: tuple[int, int], port: int, read: int, moved: Transferred, moves: Moves) -> Transfer:
         """Fetch weights for all cores, unless one of them was granted the port for it; return when they arrive."""
-        run = self.stage.run_
+        memory = self.stage.run_.port
         if not read:  # no memory to share: each has them at once, over its own port
-            return (yield from self.transfer(GATHER, port, read, moves))
-        if what not in run.fetched:
+            return (yield from self.transfer(GATHER, port, read, moved, moves))
+        if what not in memory.fetched:
             order = (GATHER, self.number)
-            grant, free, _ = yield run.transfer(self.stage.number, order, read, moves, what, port)
+            grant, free, _ = yield memory.transfer(self.stage.number, order, read, moved, moves, what, port)
             if free > grant:  # this core's own request
                 yield self.env.timeout(max(port, free - grant))
-        return run.fetched[what]
+        return memory.fetched[what]
 
     def gather(self) -> Steps:
         """Turn to each pass dealt to this core: its weights if others are held, then its tiles in order."""
@@ -273,11 +241,11 @@ class Core:
                 if one.group != held and (port or read):
                     yield self.weights.free_for(passes)
                     self.weights.take(passes)
-                    moves = stage.run_.moves("requests", one.rows[0], "weight")
+                    moved, moves = ("weights", one.rows[0]), stage.run_.port.moves("requests", one.rows[0], "weight")
                     if one.shared:
-                        weights_arrival = yield from self.fetch((stage.number, one.group), port, read, moves)
+                        weights_arrival = yield from self.fetch((stage.number, one.group), port, read, moved, moves)
                     else:
-                        weights_arrival = yield from self.transfer(GATHER, port, read, moves)
+                        weights_arrival = yield from self.transfer(GATHER, port, read, moved, moves)
                 held = one.group
                 one.weights_arrival = weights_arrival
                 one.activity.append(("weights", begin, env.cycle))
@@ -314,9 +282,9 @@ class Core:
             moved = step("gather_queue", begin)
             self.event(row, "grant")
 
-        moves = stage.run_.moves("requests", row, "read")
+        moves = stage.run_.port.moves("requests", row, "read")
         port, read = stage.row(row, "gather_port"), stage.row(row, "read")
-        arrival = yield from self.transfer(GATHER, port, read, moves, granted=granted)
+        arrival = yield from self.transfer(GATHER, port, read, ("read", row), moves, granted=granted)
         step("gather_transfer", moved)
         self.event(row, "gather_end")
         one.arrival = max(one.arrival, arrival)
@@ -333,8 +301,8 @@ class Core:
 
         def fetch() -> Steps:
             yield self.weights.free_for(passes)
-            moves = run.moves("stage_requests", following, "prefetch")
-            note.arrival = yield from self.fetch((following, 0), port, read, moves)
+            moves = run.port.moves("stage_requests", following, "prefetch")
+            note.arrival = yield from self.fetch((following, 0), port, read, ("prefetch", following), moves)
             note.done.succeed()
 
         self.env.process(fetch())
@@ -366,10 +334,10 @@ class Core:
                 self.event(row, "scatter_begin")
                 yield env.timeout(stage.row(row, "scatter"))
                 self.event(row, "write_request")
-                moves = stage.run_.moves("requests", row, "write")
+                moves = stage.run_.port.moves("requests", row, "write")
                 port, write = stage.row(row, "scatter_port"), stage.row(row, "write")
                 note = partial(self.event, row, "write_grant")
-                yield from self.transfer(SCATTER, port, write, moves, granted=note)
+                yield from self.transfer(SCATTER, port, write, ("write", row), moves, granted=note)
                 self.event(row, "scatter_end")
             self.scattered.advance()
         self.done_at = env.cycle
@@ -397,4 +365,5 @@ def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:
     whole = Run(tiles, machine)
     whole.env.process(whole.stages())
     whole.env.run()
-    return Counters(whole.begin, whole.end, whole.causes, whole.port_busy, whole.events if events else None)
+    noted = (whole.events, whole.port.transfers) if events else ()
+    return Counters(whole.begin, whole.end, whole.causes, whole.port.busy, *noted)

@@ -1,25 +1,29 @@
 """Timeline: one simulated frame as a Chrome trace, which Perfetto and speedscope open.
 
-Cores are processes; their gather unit, array and scatter unit are threads. Counters: gigabytes per second read and
-written, layer by layer; with `stream` memory also the share of the port in use. Times are microseconds of the machine.
+Every core is a group of lanes (a process, in the format's words): its gather unit, array and scatter unit are threads,
+phases are slices in order of time. The memory is a group of its own, with two counters in equal steps of time:
+gigabytes per second read and written, and the share of time in which its port was held. Times are microseconds of the
+machine.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipsim.atomic import replacing
 from skipsim.errors import InputError
 from skipsim.simulator import fast
+from skipsim.simulator.bandwidth import bandwidth, port_use
 from skipsim.simulator.counters import Counters, E
 from skipsim.simulator.schedule import Schedule
-from skipsim.simulator.tiles import LAST, R, S, Tiles, W, machine
+from skipsim.simulator.tiles import LAST, R, S, Tiles, machine
 
 GATHER, ARRAY, SCATTER = range(3)
 UNITS = ("gather", "array", "scatter")
@@ -38,7 +42,7 @@ PHASES = {  # thread -> (slice, begin, end)
         ("transfer", "write_grant", "scatter_end"),
     ),
 }
-COUNTER_SAMPLES = 500
+COUNTER_STEPS = 1000
 
 
 def write_timeline(path: str | Path, schedule: Schedule, frame: int) -> None:
@@ -69,32 +73,46 @@ class Slice(NamedTuple):
 
 
 def timeline_events(schedule: Schedule, frame: int) -> Iterator[dict[str, Any]]:
-    """Yield Chrome trace events: names, one slice per phase of every tile (per pass on the array), the counter."""
+    """Yield Chrome trace events: names, one slice per phase of every tile (per pass on the array), the counters."""
     hardware = schedule.hardware
+    memory = hardware.cores  # the group after the cores'
     per_microsecond = hardware.clock_hz / 1e6
     tiles, counters = run_frame(schedule, frame)
-    for core in range(hardware.cores):
-        yield {"ph": "M", "name": "process_name", "pid": core, "args": {"name": f"{hardware.name} core {core}"}}
-        for thread, unit in enumerate(UNITS):
-            yield {"ph": "M", "name": "thread_name", "pid": core, "tid": thread, "args": {"name": unit}}
-    for phase, core, thread, begin, end, stage in slices(tiles, counters):
+    for group in range(hardware.cores + 1):
+        name = "memory" if group == memory else f"core {group}"
+        yield {"ph": "M", "name": "process_name", "pid": group, "args": {"name": f"{hardware.name} {name}"}}
+        yield {"ph": "M", "name": "process_sort_index", "pid": group, "args": {"sort_index": group}}
+        for thread, unit in enumerate(UNITS if group != memory else ()):
+            yield {"ph": "M", "name": "thread_name", "pid": group, "tid": thread, "args": {"name": unit}}
+            yield {"ph": "M", "name": "thread_sort_index", "pid": group, "tid": thread, "args": {"sort_index": thread}}
+    drawn = sorted(slices(tiles, counters), key=lambda one: (one.core, one.unit, one.begin))
+    for phase, core, thread, begin, end, stage in drawn:
         layer = schedule.trace.layers[stage].label
         name = phase if thread != ARRAY else layer if phase == "compute" else f"{phase}: {layer}"
         yield {
             "ph": "X", "name": name, "pid": core, "tid": thread, "args": {"layer": layer},
             "ts": begin / per_microsecond, "dur": (end - begin) / per_microsecond,
         }  # fmt: skip
-    for since, read, written in bandwidth(tiles, counters):
-        each = {"read": read, "write": written}
-        yield {
-            "ph": "C", "name": "DRAM, GB/s", "pid": 0, "ts": since / per_microsecond,
-            "args": {kind: round(rate * per_microsecond / 1e3, 3) for kind, rate in each.items()},
-        }  # fmt: skip
-    for since, share in port_use(tiles, counters) if hardware.dram.rule != "banked" else ():
-        yield {
-            "ph": "C", "name": "memory port in use, percent", "pid": 0, "ts": since / per_microsecond,
-            "args": {"percent": round(100 * share, 1)},
-        }  # fmt: skip
+    read, written = (rates * per_microsecond / 1e3 for rates in bandwidth(tiles, counters, COUNTER_STEPS))
+    curves = {
+        "DRAM, GB/s": {"read": read, "write": written},
+        "memory port in use, percent": {"percent": 100 * port_use(counters, COUNTER_STEPS)},
+    }
+    for name, values in curves.items():
+        for since, shown in _changes(counters.cycles / per_microsecond, values):
+            yield {"ph": "C", "name": name, "pid": memory, "ts": since, "args": shown}
+
+
+def _changes(end: float, curves: Mapping[str, NDArray[np.float64]]) -> Iterator[tuple[float, dict[str, float]]]:
+    """Yield (time, values from there on) of curves in equal steps up to `end`, where they change; zeros at the end."""
+    steps = len(next(iter(curves.values())))
+    before: dict[str, float] = {}
+    for step in range(steps):
+        values = {name: float(f"{curve[step]:.5g}") for name, curve in curves.items()}
+        if values != before:
+            yield end * step / steps, values
+        before = values
+    yield end, dict.fromkeys(curves, 0.0)
 
 
 def run_frame(schedule: Schedule, frame: int) -> tuple[Tiles, Counters]:
@@ -125,36 +143,3 @@ def slices(tiles: Tiles, counters: Counters) -> Iterator[Slice]:
                 for name, begin, end in phases:
                     if event[E[end]] > event[E[begin]]:
                         yield Slice(name, event[E["core"]], thread, event[E[begin]], event[E[end]], number)
-
-
-def bandwidth(tiles: Tiles, counters: Counters) -> Iterator[tuple[float, float, float]]:
-    """Yield (cycle, bytes read per cycle, bytes written per cycle from there on), layer by layer; zeros at the end.
-
-    All bytes that a layer causes: also its gate's, and its weights', even if they were fetched ahead.
-    """
-    work = tiles.work[:, [W["dram_read_bytes"], W["dram_write_bytes"]]]
-    for begin, end, (read, written) in zip(counters.begin.tolist(), counters.end.tolist(), work.tolist(), strict=True):
-        if end > begin:
-            yield begin, read / (end - begin), written / (end - begin)
-    yield counters.cycles, 0.0, 0.0
-
-
-def port_use(tiles: Tiles, counters: Counters) -> Iterator[tuple[float, float]]:
-    """Yield (cycle, share of the port in use from there on), in equal steps; weights and gate reads left out."""
-    assert counters.events is not None, "run with events"
-    if not counters.cycles:
-        return
-    edges = np.linspace(0, counters.cycles, COUNTER_SAMPLES + 1)
-    busy = np.zeros(COUNTER_SAMPLES + 1)
-    for grant, hold in (("grant", "read"), ("write_grant", "write")):
-        begin = counters.events[:, E[grant]].astype(float)
-        end = begin + tiles.rows[:, R[hold]]
-        order_begin, order_end = np.sort(begin), np.sort(end)
-        # Busy cycles before an edge = sum of min(edge, end) - min(edge, begin) over all transfers.
-        for values, sign in ((order_end, 1), (order_begin, -1)):
-            sums = np.concatenate([[0.0], np.cumsum(values)])
-            passed = np.searchsorted(values, edges, side="right")
-            busy += sign * (sums[passed] + edges * (len(values) - passed))
-    step = counters.cycles / COUNTER_SAMPLES
-    for edge, cycles in zip(edges[:-1], np.diff(busy), strict=True):
-        yield float(edge), float(cycles) / step

@@ -12,7 +12,7 @@ from skipsim.hwmodels.dram import PARTS
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator import fast, reference
 from skipsim.simulator.banked import system
-from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, Counters
+from skipsim.simulator.counters import CAUSES, EVENT_COLUMNS, TRANSFER_COLUMNS, Counters
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Traffic, plan, plan_arrays
 from skipsim.simulator.residency import addresses
@@ -118,6 +118,7 @@ def assert_equal(ours: Counters, theirs: Counters) -> None:
         ("port_busy", ()),
         ("causes", CAUSES),
         ("events", EVENT_COLUMNS),
+        ("transfers", TRANSFER_COLUMNS),
     ):
         mine, other = getattr(ours, name), getattr(theirs, name)
         assert mine.shape == other.shape, name
@@ -138,7 +139,7 @@ def agree(tiles: Tiles, numbers: Machine) -> Counters:
     ours.check()
     assert_equal(ours, theirs)
     silent = fast.run(tiles, numbers)
-    assert silent.events is None
+    assert silent.events is silent.transfers is None
     for name in ("begin", "end", "port_busy", "causes"):
         assert np.array_equal(getattr(silent, name), getattr(ours, name)), f"{name} depends on keeping events"
     return ours

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.analysis.report.packing import packed_numbers
+from skipsim.simulator.bandwidth import port_use
 from skipsim.simulator.schedule import Schedule
-from skipsim.simulator.timeline import PHASES, UNITS, port_use, run_frame, slices
+from skipsim.simulator.timeline import COUNTER_STEPS, PHASES, UNITS, run_frame, slices
 
 MOST_SLICES = 40_000  # beyond it, neighbours of a kind closer than a growing gap are drawn as one
 KINDS = ("launch", "gate", "scan mask", *dict.fromkeys(name for phases in PHASES.values() for name, _, _ in phases))
@@ -39,8 +40,7 @@ def lanes_of(schedule: Schedule, frame: int, most: int = MOST_SLICES) -> Lanes:
     while columns.shape[1] > most and gap < counters.cycles:
         gap = 2 * gap or 1
         columns = _merged(columns, gap)
-    port = np.array([share for _, share in port_use(tiles, counters)])
-    return Lanes(columns, port, counters.cycles, gap)
+    return Lanes(columns, port_use(counters, COUNTER_STEPS), counters.cycles, gap)
 
 
 def page_lanes(lanes: Lanes, clock_hz: int) -> dict[str, Any]:
