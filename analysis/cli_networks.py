@@ -61,11 +61,12 @@ def record(model: str, video: str, out: Path, as_json: bool, size: str | None, *
     MODEL is a network's name (pose_small, ...) or package.module:function, a function without arguments that returns
     an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array, a
     procedural clip (pose:SEED[:CAMERA], pose:test[:COUNT], detection:...), or one of a data set (jhmdb:, uavdt:, coco:;
-    see README: data sets).
+    see README: data sets). An earlier recording of the same name is replaced.
     """
     from skipsim.analysis.gated_network import Gating
     from skipsim.analysis.record_clip import record_clip
     from skipsim.analysis.summary import describe_trace, trace_facts
+    from skipsim.traces.trace_files import MANIFEST
 
     rows_cols = None if size is None else read_pair("--size", size)
     if (options["threshold"] or "").endswith(".json"):
@@ -74,11 +75,13 @@ def record(model: str, video: str, out: Path, as_json: bool, size: str | None, *
         if isinstance(options[name], str):
             options[name] = read(f"--{name}", options[name])
     gating = Gating(**{field.name: options.pop(field.name) for field in fields(Gating)})
+    replaces = (out / MANIFEST).exists()
     trace = record_clip(model, video, out, gating, size=rows_cols, **options)
     if as_json:
         print_json(trace_facts(trace))
     else:
-        click.echo(f"{describe_trace(trace)}\n\nnext: skipsim simulate {out} --hardware edge-npu")
+        said = f"{out}: in the place of an earlier recording\n" if replaces else ""
+        click.echo(f"{said}{describe_trace(trace)}\n\nnext: skipsim simulate {out} --hardware edge-npu")
 
 
 def _tuned(options: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class RecordingTask:
     update: str
     reset_every: int
     share: str | None
+    signal: str | None
     folder: str  # where the user's own modules are looked for
 
     def content(self) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
         update=choice.update,
         reset_every=choice.reset_every,
         share=choice.share or None,
+        signal=choice.signal or None,
         folder=str(study.folder.absolute()),
     )
 
@@ -126,7 +128,12 @@ def record_trace(task: RecordingTask, path: Path) -> None:
     model = build_network(task.network, task.weights, task.folder)
 
     gated = convert(
-        model, _gate(task, model), update=task.update, reset_every=task.reset_every or None, share=task.share
+        model,
+        _gate(task, model),
+        update=task.update,
+        reset_every=task.reset_every or None,
+        share=task.share,
+        signal=task.signal,
     )
 
     def write(unfinished: Path) -> None:

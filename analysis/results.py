@@ -45,6 +45,7 @@ RECORDING_COLUMNS = {
     "reset_every": "whole",
     "loop": "text",
     "share": "text",
+    "signal": "text",
 }
 SIMULATION_COLUMNS = {"hardware": "text", "tile": "text"}  # then one column per dotted hardware key of the study
 TRACE_COLUMNS = {
@@ -157,6 +158,7 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
         "reset_every": trace.origin.get("reset_every") or 0,
         "loop": "closed" if kind == "recorded" else kind,
         "share": str(trace.origin.get("share", "")).replace("layer", ""),
+        "signal": str(trace.origin.get("signal", "")).replace("residual", ""),
     }
 
 
@@ -225,7 +227,7 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         table = pd.concat(map(_compact, fastparquet.ParquetFile(str(file)).iter_row_groups()), ignore_index=True)
     except Exception as error:  # fastparquet raises whatever it stumbles over
         raise InputError(f"{file}: not a readable table: {type(error).__name__}: {error}") from None
-    for name in ("share", "violates", "on_front"):  # what results of older versions do not have
+    for name in ("share", "signal", "violates", "on_front"):  # what results of older versions do not have
         if name not in table:
             table[name] = "" if COLUMNS[name] == "text" else pd.NA
     missing = [name for name in COLUMNS if name not in table]

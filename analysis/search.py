@@ -54,6 +54,7 @@ def space_of(study: Study) -> list[Dimension]:
     recorded = [
         Dimension("gate", axes.gate),
         Dimension("share", axes.share),
+        Dimension("signal", axes.signal),
         Dimension("update", axes.update),
         Dimension("reset_every", axes.reset_every),
         Dimension("threshold", axes.threshold or (math.nan,)),
@@ -77,7 +78,7 @@ def trial_of(study: Study, place: Mapping[str, int]) -> Trial:
         return Trial(tuple(axes.choices()), simulation)
     blocks = [value for name, value in chosen.items() if name.startswith("block ")]
     block = axes.block[0].plan(blocks) if len(axes.block) == 1 else blocks[0]
-    names = ("gate", "threshold", "update", "reset_every", "share")
+    names = ("gate", "threshold", "update", "reset_every", "share", "signal")
     named = {name: chosen[name] for name in names}
     (network,) = axes.network or ("",)
     clips = axes.clip or ()

@@ -91,6 +91,9 @@ class Recordings(_Table):
     share: Annotated[tuple[Literal["", "block", "network"], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
         Field(("",), description='whose mask a layer takes, see convert; "": its own, or as its gates were trained')
     )
+    signal: Annotated[
+        tuple[Literal["", "residual", "magnitude", "frame"], ...], BeforeValidator(read_axis), Field(min_length=1)
+    ] = Field(("",), description='what gates look at, see convert; "": the residual, or as they were trained')
     loop: Annotated[tuple[Literal["closed", "open"], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
         "closed",
     )
@@ -118,11 +121,15 @@ class Recordings(_Table):
         if self.trace is not None:
             yield from (RecordingChoice(self, trace=trace) for trace in self.trace)
             return
-        axes = (self.network or (), self.clip or (), self.gate, self.share, self.update, self.reset_every, self.loop)
-        for network, clip, gate, share, update, reset, loop in product(*axes):
+        for network, clip, gate, share, signal, update, reset, loop in product(
+            self.network or (), self.clip or (), self.gate, self.share, self.signal, self.update,
+            self.reset_every, self.loop,
+        ):  # fmt: skip
             thresholds = (math.nan,) if gate == HOLD else self.threshold or ()
             for block, threshold in product(self.block_plans(), thresholds):
-                yield RecordingChoice(self, None, network, clip, gate, threshold, block, update, reset, loop, share)
+                yield RecordingChoice(
+                    self, None, network, clip, gate, threshold, block, share, signal, update, reset, loop
+                )
 
 
 class Simulations(_Table):
@@ -152,10 +159,11 @@ class RecordingChoice:
     gate: str = ""
     threshold: float = math.nan
     block: BlockPlan = SINGLE_PIXELS
+    share: str = ""
+    signal: str = ""
     update: str = ""
     reset_every: int = 0
     loop: str = ""
-    share: str = ""
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the table that name this choice; of an existing trace they are in the trace."""
@@ -171,6 +179,7 @@ class RecordingChoice:
             "reset_every": self.reset_every,
             "loop": self.loop,
             "share": self.share,
+            "signal": self.signal,
         }
 
 

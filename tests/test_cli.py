@@ -296,6 +296,8 @@ def test_record_own_network_with_own_labels(folder):
     assert 0 <= facts["quality"]["dense_pck@0.05"] <= 1
     assert facts["quality"]["agreement"] <= 1
     assert answer(folder, "trace", "check", "own.trace") == "own.trace: intact\n"
+    again = answer(folder, *shlex.split(command.replace(" --json", "").replace("0.05", "0.1")))
+    assert again.startswith("own.trace: in the place of an earlier recording\n")
 
 
 def test_train_writes_weights_that_record_takes(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,21 @@ def test_own_network_on_own_clip_is_recorded_per_block_and_threshold(own_study: 
     # another content under the same name is another recording
     np.save(tmp_path / "clip.npy", np.load(tmp_path / "clip.npy")[::-1])
     assert pending(own_study, out).missing_recordings == 4
+
+
+def test_how_gates_look_and_share_are_axes(own_study: Path, tmp_path: Path) -> None:
+    change(own_study, "threshold = [0, 0.2]", 'threshold = 0.2\nsignal = ["", "frame"]\nshare = ["", "network"]')
+    change(own_study, "block = [1, 4]", 'update = ["recompute", "previous"]\nreset_every = [0, 2]')
+    table = sweep(own_study, tmp_path / "out", 2)
+    assert (table["error"] == "").all()
+    axes = ["share", "signal", "update", "reset_every"]
+    seen = list(table[axes].itertuples(index=False, name=None))
+    assert seen == list(product(["", "network"], ["", "frame"], ["recompute", "previous"], [0, 2]))
+    density = table.set_index(axes)["density"]
+    # frames of 0..1 lie above the threshold nearly everywhere, also where nothing moves; resets compute a frame more
+    assert density["", "frame", "recompute", 0] > 2 * density["", "", "recompute", 0]
+    assert density["", "", "recompute", 2] > density["", "", "recompute", 0]
+    assert table["trace_hash"].nunique() > 8
 
 
 def test_a_recording_that_fails_is_rows_with_its_reason(own_study: Path, tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Kill a study, or one of its workers, at random times until it is done: is its table that of an undisturbed one?
+
+Twelve recordings and 960 rows on two processes. Every run of the study is killed after a random time (SIGKILL) until
+so many kills have been; before every third kill a worker is killed, which costs the study nothing.
+Checks after each that what was finished is still there, and at the end that the table is the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from skipsim.analysis.sweep import sweep
+
+STUDY = """
+name = "kills"
+[recording]
+network = "pose_small"
+clip = ["pose:2000000:static", "pose:2000001:pan"]
+frames = 6
+threshold = [0.05, 0.1, 0.2]
+block = [1, 4]
+loop = ["closed", "open"]
+[simulation]
+hardware = ["edge-npu", "systolic-32x32"]
+tile = ["4x4", "8x8"]
+"gather.setup_cycles" = { from = 1, to = 10, steps = 10 }
+"""
+
+
+def outcomes_in(out: Path) -> dict[str, str]:
+    try:
+        with closing(sqlite3.connect(f"file:{out / 'results.sqlite'}?mode=ro", uri=True)) as connection:
+            return dict(connection.execute("SELECT job_key, outcome FROM simulations"))
+    except sqlite3.Error:
+        return {}
+
+
+def recordings_in(out: Path) -> dict[str, int]:
+    manifests = (out / "traces").glob("[!.]*/manifest.json")
+    return {file.parent.name: file.stat().st_mtime_ns for file in manifests}
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(child) for child in found.split()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--longest", type=float, default=15.0, help="seconds that a run has at most")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        study, out = folder / "study.toml", folder / "killed"
+        study.write_text(STUDY)
+        code = f"import skipsim; skipsim.sweep({str(study)!r}, {str(out)!r}, workers=2, progress=False)"
+        finished: dict[str, str] = {}
+        recorded: dict[str, int] = {}
+        kills = deaths = 0
+        print("kill  after s  recordings  finished simulations")
+        while True:
+            process = subprocess.Popen([sys.executable, "-c", code])
+            pause = draw.uniform(0.5, options.longest)
+            if kills < options.kills:
+                try:
+                    process.wait(pause)
+                except subprocess.TimeoutExpired:
+                    workers = children_of(process.pid)
+                    if draw.random() < 1 / 3 and workers:
+                        subprocess.run(["kill", "-9", str(draw.choice(workers))], check=False)
+                        deaths += 1
+                        time.sleep(draw.uniform(0.1, 2))
+                    process.send_signal(signal.SIGKILL)
+                    kills += 1
+            process.wait()
+            assert finished.items() <= outcomes_in(out).items(), "a finished simulation is gone or was made again"
+            assert recorded.items() <= recordings_in(out).items(), "a finished recording is gone or was made again"
+            finished, recorded = outcomes_in(out), recordings_in(out)
+            print(f"{kills:4} {pause:8.1f} {len(recorded):11} {len(finished):21}", flush=True)
+            if process.returncode == 0:
+                break
+            assert process.returncode == -signal.SIGKILL, process.returncode
+        undisturbed = sweep(study, folder / "undisturbed", 2, progress=False)
+        files = [(folder / one / "results.parquet").read_bytes() for one in ("killed", "undisturbed")]
+        assert files[0] == files[1], "the tables differ"
+        print(f"{kills} kills, {deaths} of them after that of a worker; {len(undisturbed)} rows, byte-identical tables")
+
+
+if __name__ == "__main__":
+    main()
