@@ -6,6 +6,7 @@ Everything is imported inside the commands, so that `skipsim --help` answers at 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -284,7 +285,7 @@ def sweep(
 
     out = out or study.with_suffix("")
     if dry_run:
-        found = dry_run_of(study, out, workers)
+        found = dry_run_of(study, out, workers, started_seconds=time.process_time())
         print_json(found.to_dict()) if as_json else click.echo(found.words())
         return
     finished = run_study(study, out, workers, cluster=cluster)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,20 @@ class DryRun:
         cost = self.estimate
         return (
             f"{line}\nabout {_duration(cost.seconds)} on {cost.workers} worker{'s' * (cost.workers > 1)} "
-            f"(recordings {_duration(cost.recording_seconds)}, simulations {_duration(cost.simulation_seconds)} of one "
-            f"core; measured on {cost.basis})"
+            f"(starting {_duration(cost.starting_seconds)}; recordings {_duration(cost.recording_seconds)} and "
+            f"simulations {_duration(cost.simulation_seconds)} of one core; measured on {cost.basis})"
         )
 
 
-def dry_run(study: str | Path, out: str | Path, workers: int | None = None) -> DryRun:
-    """Say what `sweep` would do and how long it would take; raises what it would raise, writes nothing."""
+def dry_run(study: str | Path, out: str | Path, workers: int | None = None, started_seconds: float = 0) -> DryRun:
+    """Say what `sweep` would do and how long it would take; raises what it would raise, writes nothing.
+
+    `started_seconds` is what the process of the sweep takes until it calls it.
+    """
     todo, plan = pending(study, out), make_plan(study, out)
-    count = workers or joblib.cpu_count()
-    return DryRun(
-        todo, estimate(plan, todo.missing_recordings, todo.missing_simulations, count), plan.study.search is not None
-    )
+    found = estimate(plan, todo.missing_recordings, todo.missing_simulations, workers or joblib.cpu_count())
+    whole = replace(found, starting_seconds=found.starting_seconds + started_seconds)
+    return DryRun(todo, whole, plan.study.search is not None)
 
 
 def _duration(seconds: float) -> str:

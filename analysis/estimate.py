@@ -2,6 +2,7 @@
 
 Nothing is written into the study's folder. A probe records the first missing recording for a few frames, in a process
 of its own and a temporary folder, and simulates a few jobs; two lengths tell what a frame takes from what a run takes.
+What processes take to start, PyTorch or the compiled engine included, is timed on such a process too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from skipsim.analysis.clips import load_clip
 from skipsim.analysis.jobs import STORE, Plan
 from skipsim.analysis.parallel import in_processes
-from skipsim.analysis.recordings import RecordingTask, record_traces
+from skipsim.analysis.recordings import RecordingTask, check_networks, record_traces
 from skipsim.analysis.simulations import SimulationChoice
 from skipsim.analysis.store import Spent, read_spent
 from skipsim.errors import InputError
@@ -23,22 +24,33 @@ from skipsim.simulator.simulate import compile_engine, simulate
 from skipsim.traces.trace import Trace, load_trace
 
 PROBE_FRAMES = (2, 6)
-PROBE_JOBS = 3
+PROBE_PLACES = 3  # of the grid, at which neighbouring jobs are tried: tiles of one machine share its dense schedule
+PROBE_NEIGHBOURS = 4
+ROW_SECONDS = 0.0007  # of the scheduling process for plan, store and table: benchmarks/sweep_scale.py, docs/studies.md
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one core for what is missing, and what they were measured on."""
+    """Seconds for what is missing, and what they were measured on.
 
+    Starting is over before the work begins, and writing the table comes after it; recordings and simulations are in
+    seconds of one core.
+    """
+
+    starting_seconds: float
     recording_seconds: float
     simulation_seconds: float
+    table_seconds: float
+    recordings: int
     workers: int
     basis: str
 
     @property
     def seconds(self) -> float:
-        """Seconds on all workers, if they are kept busy."""
-        return (self.recording_seconds + self.simulation_seconds) / self.workers
+        """Seconds on all workers; the last of a few recordings keeps one busy and lets the others wait."""
+        at_a_time = self.recordings / max(1, -(-self.recordings // self.workers))
+        recording = self.recording_seconds / max(1.0, at_a_time)
+        return self.starting_seconds + recording + self.simulation_seconds / self.workers + self.table_seconds
 
 
 def estimate(plan: Plan, missing_recordings: int, missing_simulations: int, workers: int) -> Estimate:
@@ -51,20 +63,23 @@ def estimate(plan: Plan, missing_recordings: int, missing_simulations: int, work
     spent = read_spent(plan.directory / STORE)
     recordings, simulations = spent.get("recording"), spent.get("simulation")
     probes: list[tuple[int, float, Path]] = []
+    starting = _starting(missing, workers) if missing or missing_simulations else 0.0
     with tempfile.TemporaryDirectory() as folder:
         if missing and (recordings is None or simulations is None):
             probes = _probe(missing[0], Path(folder))
         record = _per_run(recordings) if recordings else _line([(frames, took) for frames, took, _ in probes])
         traces = [load_trace(path) for _, _, path in probes] or _existing(plan)
-        choices = _spread(plan.simulations)
-        run = _per_run(simulations) if simulations or not missing_simulations else _timed(traces, choices)
+        run = _per_run(simulations) if simulations or not missing_simulations else _timed(traces, _spread(plan))
     lengths = {(task.clip, task.frames): _frames(task) for task in missing}
     frames = [lengths[task.clip, task.frames] for task in missing]
     typical = frames or [trace.frames for trace in _existing(plan)]
     basis = f"a probe of {PROBE_FRAMES[-1]} frames" if probes else "one trace" if not simulations else "earlier runs"
     return Estimate(
+        starting_seconds=starting,
         recording_seconds=missing_recordings * sum(map(record, frames)) / max(1, len(frames)),
         simulation_seconds=missing_simulations * run(round(sum(typical) / max(1, len(typical)))),
+        table_seconds=plan.rows * ROW_SECONDS,
+        recordings=missing_recordings,
         workers=workers,
         basis=basis,
     )
@@ -103,6 +118,24 @@ def _probe(task: RecordingTask, folder: Path) -> list[tuple[int, float, Path]]:
     return probes
 
 
+def _starting(missing: Sequence[RecordingTask], workers: int) -> float:
+    """Return the seconds that pass until all processes have started, from what one takes.
+
+    Before recordings, one imports PyTorch and builds the networks, and the others follow beside its first recording;
+    otherwise all of them, and the scheduling process, load the compiled engine at the same time.
+    """
+    start = time.perf_counter()
+    list(in_processes(check_networks, [missing[:1]], 1) if missing else in_processes(load_engine, [[None]], 1))
+    took = time.perf_counter() - start
+    return took * (2 - 1 / workers) if missing else took * (1 + 1 / workers)
+
+
+def load_engine(items: Sequence[None]) -> Sequence[None]:
+    """Load the compiled engine, for a process of its own."""
+    compile_engine()
+    return items
+
+
 def _timed(traces: Sequence[Trace], choices: Sequence[SimulationChoice]) -> Cost:
     """Simulate traces of different lengths on a few choices; jobs that fail cost what they cost."""
     compile_engine()
@@ -118,8 +151,11 @@ def _timed(traces: Sequence[Trace], choices: Sequence[SimulationChoice]) -> Cost
     return _line(points)
 
 
-def _spread(choices: Sequence[SimulationChoice]) -> list[SimulationChoice]:
-    return list(choices[:: max(1, -(-len(choices) // PROBE_JOBS))])
+def _spread(plan: Plan) -> list[SimulationChoice]:
+    """Return some neighbours at a few places of the grid."""
+    count = len(plan.simulations)
+    begins = range(0, count, max(1, -(-count // PROBE_PLACES)))
+    return [choice for begin in begins for choice in plan.simulations[begin : begin + PROBE_NEIGHBOURS]]
 
 
 def _existing(plan: Plan) -> list[Trace]:

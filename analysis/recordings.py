@@ -7,6 +7,7 @@ do not depend on the number of processes, and whoever only simulates needs no to
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,12 @@ from skipsim.errors import InputError
 from skipsim.traces.coarsened import coarsened
 from skipsim.traces.models import MODELS, WEIGHTS
 from skipsim.traces.trace import load_trace
+
+FULL_DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # ends the study, which goes on when there is room; other rows would fail too
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,10 @@ def record_traces(tasks: Sequence[tuple[RecordingTask, Path]]) -> list[tuple[str
             record_trace(task, path)
         except InputError as error:
             reason = str(error)
+        except OSError as error:
+            if error.errno in FULL_DISK:
+                raise
+            reason = str(error)
         except Exception as error:  # whatever went wrong, it costs this recording and not the study
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         results.append((reason, time.perf_counter() - start))
@@ -159,6 +170,8 @@ def coarsen_traces(tasks: Sequence[tuple[Path, BlockPlan, Path]]) -> list[str]:
             _in_place(path, coarsened(load_trace(fine), plan.block_of).save)
             reasons.append("")
         except (InputError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL_DISK:
+                raise
             reasons.append(str(error))
     return reasons
 

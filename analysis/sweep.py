@@ -40,6 +40,7 @@ from skipsim.analysis.search import Trial, search
 from skipsim.analysis.store import Spent, Store, count_missing
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
+from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.simulate import compile_engine, simulate
 from skipsim.simulator.tiles import MODEL_VERSION
 from skipsim.traces.trace import Trace, load_trace
@@ -190,17 +191,19 @@ def simulate_jobs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     Each gives its outcome, or the reason of its failure under "error"; and under "seconds" what it took.
     """
     outcomes = []
+    machines: dict[str, Hardware] = {}  # by hash: what is cached by machine is found fast by the same object
     for job in jobs:
         start = time.perf_counter()
-        outcome = _simulate_job(job)
+        outcome = _simulate_job(job, machines)
         outcomes.append({**outcome, "seconds": time.perf_counter() - start})
     return outcomes
 
 
-def _simulate_job(job: Job) -> dict[str, Any]:
+def _simulate_job(job: Job, machines: dict[str, Hardware]) -> dict[str, Any]:
     try:
         chosen = job.simulation
-        return outcome_of(simulate(_open_trace(job.trace, job.trace_hash), chosen.hardware, chosen.tile))
+        machine = machines.get(chosen.machine) or machines.setdefault(chosen.machine, chosen.hardware)
+        return outcome_of(simulate(_open_trace(job.trace, job.trace_hash), machine, chosen.tile))
     except InputError as error:
         return {"error": str(error)}
     except Exception as error:  # whatever went wrong, it costs this row and not the study

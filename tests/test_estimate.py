@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skipsim.analysis.dry_run import dry_run
+from skipsim.analysis.estimate import Estimate
 from skipsim.analysis.jobs import STORE
 from skipsim.analysis.store import Spent, Store, read_spent
 from skipsim.analysis.sweep import sweep
@@ -47,10 +49,15 @@ def test_from_a_probe_then_from_what_its_own_runs_took(study: Path, tmp_path: Pa
     assert not out.exists()
     assert found.estimate.basis == "a probe of 6 frames"
     assert found.estimate.recording_seconds > 0 < found.estimate.simulation_seconds
-    assert found.estimate.seconds == (found.estimate.recording_seconds + found.estimate.simulation_seconds) / 2
+    cost = found.estimate
+    assert cost.starting_seconds > 0 < cost.table_seconds
+    work = (cost.recording_seconds + cost.simulation_seconds) / 2
+    assert cost.seconds == pytest.approx(cost.starting_seconds + work + cost.table_seconds)
+    later = dry_run(study, out, 2, started_seconds=100).estimate
+    assert later.seconds > 100 + later.table_seconds, "the process that sweeps has to start too"
     words = found.words()
     assert words.startswith("8 rows; to do: 4 of 4 recordings, 8 simulations; nothing was written\nabout ")
-    assert re.search(r"\d s on 2 workers \(recordings .* s, simulations .* s of one core; measured on a probe", words)
+    assert re.search(r"\d s on 2 workers \(starting .* s; recordings .* s and simulations .* s of one core; ", words)
 
     sweep(study, out, 1)
     spent = read_spent(out / STORE)
@@ -68,4 +75,13 @@ def test_from_a_probe_then_from_what_its_own_runs_took(study: Path, tmp_path: Pa
     assert found.estimate.basis == "earlier runs"
     assert found.estimate.recording_seconds == pytest.approx(2 * 8 * 1)
     assert found.estimate.simulation_seconds == pytest.approx(4 * 8 * 2)
-    assert "about 40 s on 2 workers (recordings 16 s, simulations 64 s of one core" in found.words()
+    assert found.estimate.seconds == pytest.approx(
+        found.estimate.starting_seconds + (16 + 64) / 2 + found.estimate.table_seconds
+    )
+    assert "recordings 16 s and simulations 64 s of one core; measured on earlier runs)" in found.words()
+
+
+def test_a_single_recording_keeps_one_worker_busy() -> None:
+    one = Estimate(1.0, recording_seconds=30, simulation_seconds=8, table_seconds=2, recordings=1, workers=4, basis="")
+    assert one.seconds == 1 + 30 + 8 / 4 + 2
+    assert replace(one, recordings=5).seconds == 1 + 30 * 2 / 5 + 8 / 4 + 2, "two rounds of the five"

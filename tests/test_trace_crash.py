@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -209,6 +210,20 @@ def test_bad_input_leaves_nothing(tmp_path: Path, frames: int) -> None:
     with pytest.raises(InputError, match="frame has another size"):
         record_until(path, frames, InputError("frame has another size"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_or_what_was_finished(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.trace"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # no file may be larger
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            record(path, 1, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path / "segment-00000.safetensors")
+    assert list(tmp_path.iterdir()) == []
+    assert_holds(record(path, 1, 3), 1, 3)
 
 
 def test_no_frame_is_no_trace(tmp_path: Path) -> None:

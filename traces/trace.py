@@ -329,11 +329,14 @@ class TraceWriter:
         elif self._replaces or isinstance(error, InputError):
             self._discard()
         elif self._pending_frames:
-            self._flush()
+            with suppress(OSError):  # such as a full disk, which `error` says already
+                self._flush()
+            if not self.acknowledged_frames:
+                self._discard()
 
     def _flush(self) -> None:
         if not self._segments:
-            self._made = [place for place in (self.path, *self.path.parents) if not place.exists()]
+            self._made = self._made or [one for one in (self.path, *self.path.parents) if not one.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
         rows = self._pending[: self._pending_frames]
         segment = trace_files.write_segment(self.path, self._next_number, rows, tuple(self._pending_reference))
