@@ -24,7 +24,8 @@ def bandwidth(tiles: Tiles, counters: Counters, steps: int) -> tuple[Floats, Flo
     Each transfer's bytes pass evenly while it holds the memory port. A stage's bytes of a kind (tiles, weights, gate,
     outputs) are shared out over its transfers by their segments' bytes (banked) or by the cycles that they hold the
     port; bytes that never use it, because the memory is without limit, pass evenly while their stage runs. So the area
-    under the curve is what the run moved, to the byte.
+    under the curve is what the run moved, to the byte. A banked request may begin before its grant, on idle channels;
+    here its bytes pass afterwards, so that a short step may show more than the part's peak.
     """
     assert counters.transfers is not None, "run with events"
     log = counters.transfers

@@ -233,7 +233,8 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                     part = Part(inner_split == 0, chunk == 0, chunk == p.chunks - 1, in_channel, inner_channel)
                     weight_bytes = whole_bursts(p, share.weight_bytes)
                     if not shared or (pack == first and chunk == 0):
-                        work[WEIGHT_BYTES] += weight_bytes
+                        cut = moves[first_weights + number, 0] % p.burst if p.banked else 0  # of the first burst
+                        work[WEIGHT_BYTES] += whole_bursts(p, cut + share.weight_bytes)
                         work[DESCRIPTORS] += 1
                         work[PIECES] += 1
                     rows[at, FLAGS] = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
@@ -300,22 +301,25 @@ def _fill(
             early = whole_bursts(p, shares[p.first_share].weight_bytes)
         stage[PREFETCH_PORT] = cycles_for(-(-early // p.cores), p.gather_rate, p.gather_rate_cycles)
         stage[PREFETCH_READ] = port_cycles(p, early)
+        gate_bytes = p.gate_dram_bytes
         if p.banked:
             request = stage_requests[number]
             request[0], used = used, _gate_moves(p, base, moves, used)
             request[1] = used - request[0]
             request[2], request[3] = first_weights, 1
+            map_bytes = bytes_of_values(p.in_rows * p.in_cols * p.in_channels, p.activation_bits)
+            gate_bytes = request[1] * whole_bursts(p, map_bytes)
         done[MAP_TILES] = -(-p.out_rows // p.tile_rows) * -(-p.out_cols // p.tile_cols)
         done[ACTIVE_TILES], done[ASKED] = count, asked[number]
         done[MACS] = asked[number] * p.macs_per_pixel + p.gate_macs
         done[COMPUTED_MACS] = done[COMPUTED] * p.macs_per_pixel
         done[DENSE_MACS] = p.out_rows * p.out_cols * p.dense_macs_per_pixel
         done[GATE_ELEMENTS] += p.gate_elements
-        done[GATE_BYTES] = p.gate_dram_bytes
+        done[GATE_BYTES] = gate_bytes
         done[COMMANDS] = p.launched + done[PASSES]
         done[SCANNED] = p.scan_blocks
         done[WEIGHT_BUFFER] += done[WEIGHT_BYTES]
-        done[DRAM_READ] += done[WEIGHT_BYTES] + p.gate_dram_bytes
+        done[DRAM_READ] += done[WEIGHT_BYTES] + gate_bytes
         done[GLOBAL_BUFFER] += p.gate_read_bytes - p.gate_dram_bytes
     return used
 

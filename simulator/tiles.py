@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.banked import MOVE_COLUMNS, Banked, banked
 
-MODEL_VERSION = 3  # grows with every change of a simulated number
+MODEL_VERSION = 4  # grows with every change of a simulated number
 
 LAST, INPUT, OUTPUT, UNIT, SHARED = 1, 2, 4, 8, 16
 

@@ -9,13 +9,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skipsim.errors import InputError
+from skipsim.hwmodels.dram import PARTS, dram_part
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator import fast
-from skipsim.simulator.counters import CAUSES, C, Counters, E
+from skipsim.simulator.counters import CAUSES, TRANSFER_KINDS, C, Counters, E
 from skipsim.simulator.report import Report
 from skipsim.simulator.schedule import dense_schedule, gated_schedule
 from skipsim.simulator.simulate import simulate
-from skipsim.simulator.tiles import LAST, R, S, Tiles, W, machine
+from skipsim.simulator.tiles import LAST, REQUEST_COLUMNS, STAGE_REQUEST_COLUMNS, R, S, Tiles, W, machine
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
 
@@ -68,8 +69,10 @@ machines = st.fixed_dictionaries(
         "gather.setup_cycles": st.integers(0, 5),
         "gather.bytes_per_cycle": st.sampled_from([4.0, float("inf")]),
         "scatter.bytes_per_cycle": st.sampled_from([4.0, float("inf")]),
-        "dram.rule": st.just("stream"),
-        "dram.bytes_per_cycle": st.just(1.0),  # a byte a cycle: bytes are cycles of the port
+        "dram.rule": st.sampled_from(["stream", "banked"]),
+        "dram.bytes_per_cycle": st.just(1.0),  # of a stream, a byte a cycle: bytes are cycles of the port
+        "dram.part": st.sampled_from(sorted(PARTS)),
+        "dram.channels": st.integers(1, 3),
         "dram.latency_cycles": st.sampled_from([0, 30]),
         "dram.burst_bytes": st.sampled_from([1, 16]),
         "schedule.prefetch_weights": st.booleans(),
@@ -149,6 +152,7 @@ def test_a_report_counts_the_macs_that_the_trace_counts(trace, changes, tile):
 @given(trace=traces(), changes=machines, tile=tile_sizes)
 def test_bytes_booked_are_bytes_moved(trace, changes, tile):
     """At a byte a cycle the port is busy for exactly the bytes that the table books, layer by layer."""
+    changes |= {"dram.rule": "stream"}
     ran = run(trace, EDGE.replace(**changes), tile)
     booked = ran.work("dram_read_bytes") + ran.work("dram_write_bytes")
     if changes["schedule.prefetch_weights"]:  # a stage's first weights are fetched while the one before runs
@@ -156,6 +160,48 @@ def test_bytes_booked_are_bytes_moved(trace, changes, tile):
     else:
         assert ran.counters.port_busy.tolist() == booked.tolist()
     assert (ran.work("weight_read_bytes") + ran.work("gate_read_bytes") <= ran.work("dram_read_bytes")).all()
+
+
+KINDS = {  # of a transfer: where the table says which moves are its
+    "read": ("requests", REQUEST_COLUMNS, "read"),
+    "weights": ("requests", REQUEST_COLUMNS, "weight"),
+    "write": ("requests", REQUEST_COLUMNS, "write"),
+    "gate": ("stage_requests", STAGE_REQUEST_COLUMNS, "gate"),
+    "prefetch": ("stage_requests", STAGE_REQUEST_COLUMNS, "prefetch"),
+}
+
+
+def bursts_of(ran: Ran, kind: str, number: int) -> int:
+    """Count the bursts that a transfer touches, segment by segment."""
+    name, columns, what = KINDS[kind]
+    request = getattr(ran.tiles, name)[number]
+    first, count = (int(request[columns.index(f"{what}_{column}")]) for column in ("first", "moves"))
+    size, bursts = dram_part(ran.hardware.dram.part).burst_bytes, 0
+    for address, length, inner, inner_stride, outer, outer_stride in ran.tiles.moves[first : first + count].tolist():
+        for far in range(outer):
+            for near in range(inner):
+                begin = address + far * outer_stride + near * inner_stride
+                bursts += (begin + length - 1) // size - begin // size + 1
+    return bursts
+
+
+@settings(max_examples=40, derandomize=True)
+@given(trace=traces(), changes=machines, tile=tile_sizes)
+def test_bytes_booked_are_bursts_of_a_banked_memory(trace, changes, tile):
+    """Whole bursts at the addresses that were asked for, over all that the memory port let pass."""
+    ran = run(trace, EDGE.replace(**changes | {"dram.rule": "banked"}), tile)
+    assert ran.counters.transfers is not None
+    burst = dram_part(ran.hardware.dram.part).burst_bytes
+    moved = dict.fromkeys(KINDS, 0)
+    for kind, number, _, _ in ran.counters.transfers.tolist():
+        moved[TRANSFER_KINDS[kind]] += burst * bursts_of(ran, TRANSFER_KINDS[kind], number)
+    read, weights, gate, written = (
+        int(ran.work(f"{name}_bytes").sum()) for name in ("dram_read", "weight_read", "gate_read", "dram_write")
+    )
+    assert moved["write"] == written
+    assert moved["weights"] + moved["prefetch"] == weights
+    assert moved["gate"] == gate
+    assert moved["read"] == read - weights - gate
 
 
 @settings(max_examples=60, derandomize=True)
@@ -183,19 +229,29 @@ def test_finer_tiles_never_compute_more(trace):
 # Time.
 
 
+def held_cycles(ran: Ran, kind: str) -> np.ndarray:
+    """How long each row's transfers of a kind (stage's: gate, prefetch) held the memory port."""
+    assert ran.counters.transfers is not None
+    held = np.zeros(len(ran.tiles.rows if KINDS[kind][0] == "requests" else ran.tiles.stages), np.int64)
+    log = ran.counters.transfers[ran.counters.transfers[:, 0] == TRANSFER_KINDS.index(kind)]
+    np.add.at(held, log[:, 1], log[:, 3] - log[:, 2])
+    return held
+
+
 def busy_cycles(ran: Ran) -> dict[str, int]:
     """Cycles in which each resource is certainly busy, over the whole run."""
     rows, events, counters = ran.tiles.rows, ran.counters.events, ran.counters
     assert events is not None
+    read, write = held_cycles(ran, "read"), held_cycles(ran, "write")
     busy = {"memory port": int(counters.port_busy.sum())}
     last = (rows[:, R["flags"]] & LAST) != 0
     for core in range(ran.hardware.cores):
         mine = events[:, E["core"]] == core
         own = rows[mine]
         busy[f"array {core}"] = int(rows[mine & last, R["compute"]].sum())
-        moved = np.maximum(own[:, R["gather_port"]], own[:, R["read"]])
+        moved = np.maximum(own[:, R["gather_port"]], read[mine])
         busy[f"gather {core}"] = int((own[:, R["gather"]] + moved).sum())
-        written = np.maximum(own[:, R["scatter_port"]], own[:, R["write"]])
+        written = np.maximum(own[:, R["scatter_port"]], write[mine])
         busy[f"scatter {core}"] = int((own[:, R["scatter"]] + written).sum())
     return busy
 
@@ -203,13 +259,18 @@ def busy_cycles(ran: Ran) -> dict[str, int]:
 def serial_cycles(ran: Ran) -> int:
     """Cycles if nothing ever overlapped."""
     rows, stages, latency = ran.tiles.rows, ran.tiles.stages, ran.hardware.dram.latency_cycles
-    heads = stages[:, [S[name] for name in ("launch", "gate", "gate_read", "index")]].sum()
-    ahead = np.maximum(stages[:, S["prefetch_port"]], stages[:, S["prefetch_read"]]) + latency
-    weights = np.maximum(rows[:, R["weight_port"]], rows[:, R["weight_read"]]) + latency
+    if ran.hardware.dram.rule == "banked":  # data leave the part after the last column command
+        part = dram_part(ran.hardware.dram.part)
+        answer = max(part.cl_clocks + part.output_delay_clocks, part.cwl_clocks)
+        latency += -(-answer * ran.hardware.clock_hz // part.clock_hz) + 1
+    held = {kind: held_cycles(ran, kind) for kind in KINDS}
+    heads = stages[:, [S[name] for name in ("launch", "gate", "index")]].sum() + held["gate"].sum()
+    ahead = np.maximum(stages[:, S["prefetch_port"]], held["prefetch"]) + latency
+    weights = np.maximum(rows[:, R["weight_port"]], held["weights"]) + latency
     tiles = (
         rows[:, [R[name] for name in ("index", "gather", "compute", "scatter")]].sum(axis=1)
-        + np.maximum(rows[:, R["gather_port"]], rows[:, R["read"]])
-        + np.maximum(rows[:, R["scatter_port"]], rows[:, R["write"]])
+        + np.maximum(rows[:, R["gather_port"]], held["read"])
+        + np.maximum(rows[:, R["scatter_port"]], held["write"])
         + latency
     )
     return int(heads + ahead.sum() * ran.hardware.cores + len(stages) * latency + weights.sum() + tiles.sum())
@@ -260,6 +321,7 @@ def test_without_limits_only_the_arrays_cycles_are_left(trace, changes, tile):
 def test_a_full_mask_on_one_tile_costs_the_dense_schedule_plus_its_overheads(trace, changes):
     """Given masks cost the scan and one tile's number per layer and nothing else."""
     trace = Trace.from_masks(trace.layers, [np.ones_like(trace.masks(n)) for n in range(len(trace.layers))])
+    changes |= {"dram.rule": "stream"}  # a later read meets a banked memory in another state: other refreshes
     changes |= {"gate.placement": "none", "buffers.global_bytes": 0, "schedule.prefetch_weights": False}
     changes |= {"buffers.input_bytes": float("inf"), "buffers.weight_bytes": float("inf")}
     hardware = EDGE.replace(**changes, **{"buffers.output_bytes": float("inf")})
