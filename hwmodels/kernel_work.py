@@ -382,9 +382,12 @@ def _loads(shape: LayerShape, pixels: Counts, runs: Counts, registers: Registers
 
 
 def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Registers) -> Work:
-    """Return the work of gather, dense convolution and scatter: windows are copied whole, halos again for each."""
+    """Return the work of gather, dense convolution and scatter.
+
+    Windows are copied whole, halos again for each, and beyond the edge of the map too.
+    """
     tiles = masks.sum(axis=(1, 2)).astype(np.float64)
-    rows, cols = (min(side, size) for side, size in zip(tile, (shape.out_rows, shape.out_cols), strict=True))
+    rows, cols = tile
     window = _window(rows, shape.kernel_rows, shape.stride_rows, shape.dilation_rows) * _window(
         cols, shape.kernel_cols, shape.stride_cols, shape.dilation_cols
     )
@@ -396,7 +399,7 @@ def gathered_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Reg
         tiles=tiles,
         pixels=computed,
         macs=computed * shape.reduction * shape.out_channels,
-        elements=float(shape.in_bytes // FLOAT_BYTES),  # the whole input is padded, whatever the mask
+        elements=_padded_values(shape, tile),
         input_bytes=3 * tiles * window * shape.in_channels * FLOAT_BYTES,  # read, written, read again
         output_bytes=3 * computed * shape.out_channels * FLOAT_BYTES,
         weight_bytes=float(shape.weight_bytes) * (tiles > 0),
@@ -414,11 +417,18 @@ def columns_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], _: Regi
         tiles=masks.sum(axis=(1, 2)).astype(np.float64),
         pixels=pixels,
         macs=pixels * shape.reduction * shape.out_channels,
-        elements=float(shape.in_bytes // FLOAT_BYTES),  # the whole input is padded and transposed, whatever the mask
+        elements=_padded_values(shape, tile),  # transposed too
         input_bytes=3 * pixels * row_bytes,
         output_bytes=3 * pixels * shape.out_channels * FLOAT_BYTES,
         weight_bytes=float(shape.weight_bytes) * (pixels > 0),
     )
+
+
+def _padded_values(shape: LayerShape, tile: tuple[int, int]) -> float:
+    """Return the values of the padded input, all copied whatever the mask; blocks at the edge must fit in."""
+    rows = shape.in_rows + 2 * shape.padding_top + tile[0] * shape.stride_rows
+    cols = shape.in_cols + 2 * shape.padding_left + tile[1] * shape.stride_cols
+    return float(shape.in_channels * rows * cols)
 
 
 def _window(outputs: int, kernel: int, stride: int, dilation: int) -> int:
