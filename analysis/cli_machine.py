@@ -139,8 +139,9 @@ def validate(
 
     On layers, masks, block sizes and whole networks that calibration never saw; takes minutes.
     """
-    from skipsim.analysis.validate import NETWORKS, describe
+    from skipsim.analysis.validate import describe
     from skipsim.analysis.validate import validate as run
+    from skipsim.analysis.validate_networks import NETWORKS
     from skipsim.hwmodels.hardware import load_hardware
 
     for name in networks:

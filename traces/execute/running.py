@@ -77,6 +77,12 @@ class Running:
                 )
             target[...] = mask
 
+    def expect(self, masks: Mapping[tuple[str, int], NDArray[np.bool_]]) -> None:
+        """Set the masks of a frame that is not there yet, and take it to differ everywhere from the one before."""
+        for _, _, changed in self._inputs:
+            changed.fill_(1)
+        self.impose(masks)
+
     def outputs(self) -> Any:
         """Return copies of what the network returns, arranged as it arranges them; maps lie channels last in memory."""
         graph = self.assembler.graph

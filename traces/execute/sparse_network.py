@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skipsim.errors import InputError, nearest
 from skipsim.hwmodels import kernels
 from skipsim.traces.convert import DenseLayers, LayerGate, dense_copy, layer_gates, reset
-from skipsim.traces.execute.assembly import Assembler, RunningLayer, blocked
+from skipsim.traces.execute.assembly import Assembler, Entry, RunningLayer, blocked
 from skipsim.traces.execute.decision import CustomGate, Decision, Dense, Follow, GivenMask, NormGate, Shared
 from skipsim.traces.execute.graph import Convolution, Graph
 from skipsim.traces.execute.graph_reader import read_graph
@@ -140,6 +140,24 @@ class SparseNetwork(nn.Module):
         entries = running.assembler.reference_frame if self.reference else running.assembler.frame
         timings = [Timing(e.operation, e.part, span) for e, span in zip(entries, spans, strict=True)]
         return [Timing("input", "input", taken), *timings, Timing("output", "output", returned)]
+
+    @property
+    def graph(self) -> Graph | None:
+        """The network's operations, for another network with the same; known from the first frame on."""
+        return self._graph
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What runs on a gated frame, in order; known from the first frame on."""
+        return self._started().assembler.frame
+
+    @torch.inference_mode()
+    def planned(self, masks: Mapping[Key, NDArray[np.bool_]]) -> list[Entry]:
+        """Return what a frame with these masks, new everywhere, would run; its lists of positions are made, no more."""
+        self._started().expect(masks)
+        lists = [e.item for e in self.entries if e.part == "index" and isinstance(e.item, kernels.Step)]
+        kernels.Program(lists).run()
+        return self.entries
 
     def forget(self) -> None:
         """Make the next frame the first of a new clip; the memory stays for it."""

@@ -1,0 +1,61 @@
+"""Are whole networks predicted from masks alone, and is an anchor what it says?"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from skipsim.analysis.validate_networks import Anchor, predict_kernels, summarise
+from skipsim.hwmodels.hardware import load_hardware
+from skipsim.hwmodels.kernels import ActivePixels
+
+
+@pytest.fixture(scope="module")
+def timed():
+    pytest.importorskip("torch")
+    from skipsim.traces.execute.timed_network import TimedNetwork
+
+    return TimedNetwork("pose_small", 64, 64, block=4)
+
+
+def test_an_anchor_puts_its_own_configuration_right_and_scales_the_others():
+    """Kernels measured at twice and half of what was predicted, and 7 ns of everything else."""
+    measured = SimpleNamespace(kernels_ns=np.array([20, 5]), rest_ns=7)
+    anchor = Anchor.of(100.0, measured, np.array([10.0, 10.0]))  # type: ignore[arg-type]
+    assert anchor.frame_ns(np.array([10.0, 10.0])) == 20 + 5 + 7
+    assert anchor.frame_ns(np.array([30.0, 4.0])) == 60 + 2 + 7
+
+
+def test_a_frame_is_predicted_before_it_runs_as_after_it(timed):
+    """Predicting makes exactly the lists of positions that running the masks makes."""
+    processor = load_hardware("measured-zen4-2core").processor
+    assert processor is not None
+    masks = timed.draw(0.3, seed=5)
+    before = predict_kernels(timed, masks, processor)
+    planned = [_listed(entry.item) for entry in timed.planned(masks)]
+    ran = timed.time(masks, repeats=1)
+    assert [_listed(entry.item) for entry in timed.planned(masks)] == planned
+    assert len(ran.kernels_ns) == len(before)
+    assert (before > 0).all()
+    assert ran.rest_ns + ran.kernels_ns.sum() == ran.whole_ns
+    fewer = predict_kernels(timed, timed.draw(0.05, seed=5), processor)
+    assert fewer.sum() < before.sum()
+
+
+def _listed(step: object) -> list[int]:
+    return [int(held.count[0]) for held in getattr(step, "held", ()) if isinstance(held, ActivePixels)]
+
+
+def test_masks_that_gates_recorded_on_a_clip_fit_the_network(timed):
+    masks = timed.record("pose:3:static", share=0.3, frame=2)
+    assert 0 < timed.macs(masks) < sum(layer.macs for layer in timed.layers)
+    assert [timed.planned(masks)[0].operation] == ["input"]
+
+
+def test_errors_are_summed_up_by_network_and_over_all():
+    kinds = ("speedup_error", "anchored_error", "kernels_error", "naive_mac_error")
+    rows = [{"network": name, **dict.fromkeys(kinds, error)} for name, error in (("a", -0.1), ("a", 0.3), ("b", 0.5))]
+    found = {(one["network"], one["error"]): one for one in summarise(rows)}
+    assert found["a", "anchored_error"]["median"] == pytest.approx(0.2)
+    assert found["all", "anchored_error"]["median"] == pytest.approx(0.3)
+    assert found["all", "anchored_error"]["count"] == 3
