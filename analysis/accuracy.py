@@ -3,8 +3,9 @@
     python -m skipsim.analysis.accuracy docs/accuracy.csv [--task pose] [--models DIR]
 
 Thresholds are chosen on validation clips and scored on test clips, by camera: of all that lose at most half a point of
-the strict metric there, the one that saves most. Every point is one row of the file, which is kept after each one:
-killed and started again, the same command computes what is missing.
+the strict metric there, the one that saves most. Thresholds by layer ("tuned") follow from the damage that skipping
+does on training clips (see traces/tune.py); what is chosen is the MAC reduction that they aim at. Every point is one
+row of the file, which is kept after each one: killed and started again, the same command computes what is missing.
 
 Networks come with skipsim, or from --models: NETWORK_seedN.safetensors, and NETWORK_gumbel_B_seedN.safetensors with
 gates for blocks of B x B (NETWORK_gumbel_frame_B_... for gates that look at other signals). Points whose network is not
@@ -14,7 +15,7 @@ there are left out, and named.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from io import StringIO
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipsim.analysis.gated_network import Gating, gated_network
+from skipsim.analysis.tune import chosen, search
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.traces.models import MODELS, WEIGHTS
@@ -37,14 +39,20 @@ CAMERAS = ("static", "pan")
 SEEDS = (0, 1, 2)
 NETWORKS = {"pose": "pose_small", "detection": "detection_small"}
 NARROW = {"pose": "pose_narrow"}
-CLIPS = {  # clips of each camera, frames of each clip
-    ("pose", "validation"): (24, 8),
-    ("pose", "test"): (20, 10),
-    ("detection", "validation"): (8, 8),  # a frame takes four times as long
-    ("detection", "test"): (20, 10),
+CLIPS = {  # clips of each camera, frames of each clip, how many clips of the split lie before them
+    ("pose", "train"): (16, 10, 0),
+    ("pose", "validation"): (24, 8, 0),
+    ("pose", "choice"): (60, 10, 1000),
+    ("pose", "test"): (60, 10, 5000),  # nobody had seen these when thresholds and methods were chosen
+    ("detection", "train"): (12, 10, 0),
+    ("detection", "validation"): (12, 8, 0),  # a frame takes three times as long
+    ("detection", "choice"): (24, 10, 1000),
+    ("detection", "test"): (24, 10, 5000),
 }
+SEEDS_OF = {"choice": "validation"}  # the split of datasets.SPLITS that clips are drawn from, where it is another
 BLOCKS = (1, 2, 4, 8, 16)
 THRESHOLDS = {
+    "tuned": (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0),  # MAC reduction of gated frames that is aimed at
     "input_norm": (0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.17, 0.22),
     "output_norm": (0.45, 0.6, 0.75, 1.0, 1.25, 1.6, 2.0, 2.6, 3.4),
     "gumbel": (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0),  # of the logits; 0 as trained, on the magnitude of the change
@@ -75,9 +83,8 @@ class Point:
 
 def families(task: str) -> Iterator[Point]:
     """Return one point per way of gating, its threshold still to be chosen; validation clips, static camera."""
-    for block in (1, 4, 8):
-        yield Point(task, 0, "input_norm", block)
-        yield Point(task, 0, "gumbel", block)
+    for block, method in product((1, 4, 8), ("tuned", "input_norm", "gumbel")):
+        yield Point(task, 0, method, block, split=chosen_on(method))
     for every in (2, 3, 4):
         yield Point(task, 0, "hold", reset_every=every)
     for size in (0.75, 0.5, 0.875, 0.625):
@@ -89,41 +96,26 @@ def families(task: str) -> Iterator[Point]:
     for update, reset in product(("previous", "accumulate", "recompute"), (0, 4, 8)):
         if (update, reset) != ("recompute", 0):
             yield Point(task, 0, "input_norm", 4, update=update, reset_every=reset)
-    for block in (2, 16):
-        yield Point(task, 0, "input_norm", block)
+    for block, method in product((2, 16), ("tuned", "input_norm")):
+        yield Point(task, 0, method, block, split=chosen_on(method))
     for block in (4, 1):
         yield Point(task, 0, "input_norm", block, share="block")
     yield Point(task, 0, "input_norm", 1, share="network")
     for method in ("gumbel_residual", "gumbel_frame"):
-        yield Point(task, 0, method, 4)
-    for seed, block, method in product(SEEDS[1:], (4, 1, 8), ("input_norm", "gumbel")):
-        yield Point(task, seed, method, block)
+        yield Point(task, 0, method, 4, split=chosen_on(method))
+    for seed, block, method in product(SEEDS[1:], (1, 4, 8), ("tuned", "input_norm", "gumbel")):
+        yield Point(task, seed, method, block, split=chosen_on(method))
+
+
+def chosen_on(method: str) -> str:
+    """Return the clips on which a method's threshold is chosen: more of them where the method has more freedom."""
+    return "choice" if method == "tuned" or method.startswith("gumbel") else "validation"
 
 
 def candidates(family: Point) -> list[Point]:
     """Return a family's points, one per threshold that may be chosen."""
     ladder = THRESHOLDS.get(family.method, ())
     return [replace(family, threshold=threshold) for threshold in ladder] or [family]
-
-
-def search(measure: Callable[[Point], dict[str, Any]], ladder: Sequence[Point]) -> list[dict[str, Any]]:
-    """Measure points of rising thresholds from the middle, up or down, until the verdict changes; return the rows."""
-    place = len(ladder) // 2
-    rows = [measure(ladder[place])]
-    allowed = float(rows[0]["drop_points"]) <= POINTS_ALLOWED
-    for point in ladder[place + 1 :] if allowed else reversed(ladder[:place]):
-        rows.append(measure(point))
-        if (float(rows[-1]["drop_points"]) <= POINTS_ALLOWED) != allowed:
-            break
-    return rows
-
-
-def chosen(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row that saves most among those that lose at most POINTS_ALLOWED; if none does, the most accurate."""
-    near = [row for row in rows if float(row["drop_points"]) <= POINTS_ALLOWED]
-    if near:
-        return max(near, key=lambda row: float(row["mac_reduction"]))
-    return min(rows, key=lambda row: float(row["drop_points"]))
 
 
 class Bench:
@@ -133,6 +125,7 @@ class Bench:
         self._models = models
         self.clips = lru_cache(maxsize=None)(self._clips)
         self.dense = lru_cache(maxsize=None)(self._dense)
+        self.curves = lru_cache(maxsize=1)(self._curves)
 
     def weights(self, point: Point) -> Path | None:
         """Return the file of a point's network, with its gates where it has any; None if it is not there."""
@@ -157,11 +150,11 @@ class Bench:
         gate = _gate_of(point.method)
         gating = Gating(
             gate,
-            threshold=None if gate == "none" else point.threshold,
+            threshold=None if gate == "none" else self.threshold(point),
             block=None if gate == "none" else (point.block, point.block),
             update=point.update,
             reset_every=point.reset_every or None,
-            share=point.share if point.method.endswith("norm") else None,
+            share=point.share if gate.endswith("norm") else None,
         )
         frames = [frame for clip in clips for frame in clip.frames]
         if point.method == "resolution":
@@ -186,13 +179,41 @@ class Bench:
             "frames": trace.frames,
         }
 
+    def threshold(self, point: Point) -> Any:
+        """Return what a point's gate takes as threshold."""
+        if point.method != "tuned" or point.threshold is None:
+            return point.threshold
+        from skipsim.traces.tune import thresholds_for
+
+        return thresholds_for(self.curves(point.task, point.seed, point.block, point.camera), point.threshold)
+
     def _clips(self, task: str, split: str, camera: str) -> list[Any]:
         from skipsim.traces.train import TASKS
 
-        count, frames = CLIPS[task, split]
+        count, frames, first = CLIPS[task, split]
         model = MODELS[NETWORKS[task]]
-        made = TASKS[task].clips(split, 2 * count, frames=frames, rows=model.rows, cols=model.cols)
+        options = {"first": first, "frames": frames, "rows": model.rows, "cols": model.cols}
+        made = TASKS[task].clips(SEEDS_OF.get(split, split), 2 * count, **options)
         return [clip for clip in made if clip.camera == camera]
+
+    def _curves(self, task: str, seed: int, block: int, camera: str) -> Any:
+        """Measure on training clips what skipping harms in every layer."""
+        from skipsim.traces.gates import InputNormGate
+        from skipsim.traces.train import TASKS, make_plan
+        from skipsim.traces.tune import damage_curves, labelled
+
+        clips, plan = self.clips(task, "train", camera), make_plan(TASKS[task], {}, {})
+        network = gated_network(NETWORKS[task], Gating("none"), self.weights(Point(task, seed, "none")))
+        return damage_curves(
+            network,
+            [frame for clip in clips for frame in clip.frames],
+            labelled(
+                [TASKS[task].labels(clip) for clip in clips],
+                lambda output, *labels: TASKS[task].loss(output, labels, plan),
+            ),
+            InputNormGate(0.0, block),
+            cuts=[number * len(clips[0].frames) for number in range(1, len(clips))],
+        )
 
     def _dense(self, task: str, seed: int, split: str, camera: str) -> tuple[str, float, int]:
         """Return (strict metric, dense score, MACs of a frame) of the network that the gates were added to."""
@@ -213,6 +234,8 @@ def _gate_of(method: str) -> str:
     """Return the gate of a method, "none" for those that change what goes into the network."""
     if method.startswith("gumbel"):
         return "gumbel"
+    if method == "tuned":
+        return "input_norm"
     return method if method in (*THRESHOLDS, "hold") else "none"
 
 
@@ -266,9 +289,15 @@ class Table:
 
 
 def run(
-    path: Path, tasks: Sequence[str], models: Path | None, seeds: Sequence[int] = SEEDS, say: Any = click.echo
+    path: Path,
+    tasks: Sequence[str],
+    models: Path | None,
+    seeds: Sequence[int] = SEEDS,
+    methods: Sequence[str] = (),
+    cameras: Sequence[str] = CAMERAS,
+    say: Any = click.echo,
 ) -> None:
-    """Measure what is missing in the table."""
+    """Measure what is missing in the table, of some methods or all."""
     table, bench, absent = Table(path), Bench(models), set()
 
     def measured(point: Point) -> dict[str, Any]:
@@ -281,14 +310,17 @@ def run(
         return row
 
     for family in (family for task in tasks for family in families(task) if family.seed in seeds):
+        if methods and family.method not in methods:
+            continue
         if bench.weights(family) is None or bench.weights(replace(family, method="none")) is None:
             absent.add(f"{family.task} {family.method} b={family.block} seed {family.seed}")
             continue
-        for camera in CAMERAS:
+        for camera in cameras:
             ladder = [replace(one, camera=camera) for one in candidates(family)]
             best = ladder[0]
             if len(ladder) > 1:
-                best = replace(best, threshold=float(chosen(search(measured, ladder))["threshold"]))
+                rows = search(measured, ladder, POINTS_ALLOWED)
+                best = replace(best, threshold=float(chosen(rows, POINTS_ALLOWED)["threshold"]))
             measured(replace(best, split="test"))
     for name in sorted(absent):
         say(f"left out, no weights: {name}")
@@ -299,9 +331,12 @@ def run(
 @click.option("--task", "tasks", multiple=True, type=click.Choice(list(NETWORKS)), help="Default: all.")
 @click.option("--models", type=click.Path(path_type=Path, exists=True), help="Folder of networks of other seeds.")
 @click.option("--seed", "seeds", multiple=True, type=click.Choice(SEEDS), help="Networks of these seeds; default: all.")
-def main(path: Path, tasks: Sequence[str], models: Path | None, seeds: Sequence[int]) -> None:
+@click.option("--method", "methods", multiple=True, help="Ways of gating; default: all.")
+@click.option("--camera", "cameras", multiple=True, type=click.Choice(CAMERAS), help="Default: all.")
+def main(path: Path, models: Path | None, tasks: Sequence[str], cameras: Sequence[str], **chosen: Any) -> None:
     """Measure accuracy and MAC reduction of every gate and alternative; goes on after a kill."""
-    run(path, tasks or list(NETWORKS), models, seeds or SEEDS)
+    seeds, methods = chosen["seeds"] or SEEDS, chosen["methods"]
+    run(path, tasks or list(NETWORKS), models, seeds, methods, cameras or CAMERAS)
 
 
 if __name__ == "__main__":

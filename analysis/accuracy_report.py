@@ -34,18 +34,20 @@ from skipsim.analysis.style import (
 
 AIM = 3.0  # times fewer MACs, within POINTS_ALLOWED of the dense network
 COLOURS = {
+    "input-norm, by layer": GREEN,
     "input-norm": BLUE,
     "output-norm": SKY,
     "Gumbel": VERMILION,
-    "Gumbel, signed change": YELLOW,
+    "Gumbel, signed change": PALE,
     "Gumbel, frames": PALE,
-    "input-norm, one gate per block": GREEN,
+    "input-norm, one gate per block": YELLOW,
     "input-norm, one gate per network": PURPLE,
     "hold": GREY,
     "resolution": ORANGE,
     "narrow": INK,
 }
 NAMES = {
+    "tuned": "input-norm, by layer",
     "input_norm": "input-norm",
     "output_norm": "output-norm",
     "gumbel": "Gumbel",

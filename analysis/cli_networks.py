@@ -170,6 +170,11 @@ def tune(
 @click.option("--signal", default="residual", show_default=True, help="What gates look at: residual, magnitude, frame.")
 @click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
 @click.option(
+    "--filter", default="convolution", show_default=True, help="Of a gate: convolution, or channels (a weight each)."
+)
+@click.option("--freeze", is_flag=True, help="Train gates alone, towards the outputs of the dense network.")
+@click.option("--thresholds", metavar="FILE", help="Begin with gates that decide like these, of `skipsim tune`.")
+@click.option(
     "--from", "start", type=click.Path(path_type=Path), help="Weights to start from; gates: the shipped ones."
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the plan, e.g. seed=1.")
@@ -185,7 +190,8 @@ def train(
     settings: Sequence[str],
     restart: bool,
     as_json: bool,
-    **gating: str,
+    thresholds: str | None,
+    **gating: Any,
 ) -> None:
     """Train a network, or its gates with it; goes on after a kill."""
     from skipsim.analysis.networks import build_network, check_network_name
@@ -198,6 +204,10 @@ def train(
     from skipsim.traces.train import train as run
 
     block = read_block("--block", gating.pop("block"))
+    if thresholds is not None:
+        from skipsim.analysis.tune import read_thresholds
+
+        gating["thresholds"] = read_thresholds(thresholds).threshold
     gates = GateSettings(block, **gating) if gate == "gumbel" else None
     command = shlex.join(["skipsim", *sys.argv[1:]])
     model = build_network(network) if ":" in network else network

@@ -128,9 +128,10 @@ def outcome_of(report: Report) -> dict[str, Any]:
 
 def trace_columns(trace: Trace) -> dict[str, Any]:
     """Return the trace columns, with the quality that the trace carries."""
-    metric = trace.quality.get("headline", "agreement" if "agreement" in trace.quality else "")
+    compared = [name for name in ("agreement_ap", "agreement") if name in trace.quality]  # with the dense network
+    metric = trace.quality.get("headline", next(iter(compared), ""))
     quality = trace.quality.get(metric, math.nan)
-    dense = trace.quality.get(f"dense_{metric}", 1.0 if metric == "agreement" else math.nan)
+    dense = trace.quality.get(f"dense_{metric}", 1.0 if metric in compared else math.nan)
     return {
         "frames": trace.frames,
         "quality_metric": metric,

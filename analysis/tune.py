@@ -51,7 +51,8 @@ class Tuned:
         block: output pixels (rows, cols) that share a decision.
         update: the update form.
         threshold: by layer name, "name@call" for a layer's later calls; None: dense.
-        metric: what counts as loss, a score that the clip's labels give, or "agreement" with the dense network.
+        metric: what counts as loss, a score that the clip's labels give, or "agreement" or
+            "agreement_ap" with the dense network.
         drop_points: of it, lost on the clip that the choice was made on, in points of 100.
         mac_reduction: on gated frames of that clip, gates included.
         tried: every rung that was tried, in order: MAC reduction aimed at, drop_points, mac_reduction.
@@ -151,15 +152,17 @@ def tune(
     )
     quality = quality_of(choice, model)
     before = record(model, seen, quality=quality, progress=False).quality
-    metric = before.get("headline", "agreement")
-    scored = metric in before
+    metric, scored = before.get("headline", ""), "headline" in before
     tables: dict[float, Any] = {}
 
     def measure(rung: float) -> Row:
+        nonlocal metric
         tables[rung] = thresholds_for(curves, rung)
         gated = convert(model, norm_gate(tables[rung]), update=update)
         options = {"quality": quality} if scored else {"agreement": True}
         trace = record(gated, seen, cuts=choice.cuts, progress=False, **options)
+        if not scored:
+            metric = "agreement_ap" if "agreement_ap" in trace.quality else "agreement"
         lost = (before[metric] if scored else 1.0) - trace.quality[metric]
         return {
             "aim": rung,

@@ -12,50 +12,24 @@ from skipsim.analysis import accuracy
 from skipsim.analysis.accuracy import (
     BLOCKS,
     NETWORKS,
+    POINTS_ALLOWED,
     Bench,
     Point,
     Table,
     candidates,
-    chosen,
     families,
     read_rows,
     run,
-    search,
 )
 from skipsim.analysis.accuracy_report import describe, scored_rows
+from skipsim.analysis.tune import chosen
 from skipsim.errors import InputError
-
-
-def row(threshold: float, drop: float, reduction: float) -> dict[str, Any]:
-    return {"threshold": threshold, "drop_points": drop, "mac_reduction": reduction}
-
-
-def test_the_greatest_saving_within_half_a_point_is_chosen() -> None:
-    rows = [row(0.1, 0.0, 1.5), row(0.2, 0.5, 3.0), row(0.3, 0.51, 9.0)]
-    assert chosen(rows)["threshold"] == 0.2
-    assert chosen(rows[2:])["threshold"] == 0.3
-    # Where all lose too much, the one that loses least.
-    assert chosen([row(0.1, 2.0, 1.5), row(0.2, 0.9, 1.2)])["threshold"] == 0.2
-
-
-def test_the_search_goes_on_until_the_verdict_changes() -> None:
-    ladder = [Point("pose", 0, "input_norm", threshold=value) for value in (1, 2, 3, 4, 5)]
-    for last_allowed, seen in (
-        (5, [3, 4, 5]),
-        (3, [3, 4]),
-        (4, [3, 4, 5]),
-        (1, [3, 2, 1]),
-        (0, [3, 2, 1]),
-        (2, [3, 2]),
-    ):
-        rows = search(lambda point, last=last_allowed: row(point.threshold, point.threshold - last + 0.5, 1), ladder)  # type: ignore[misc]
-        assert [found["threshold"] for found in rows] == seen
 
 
 def test_every_axis_of_the_experiment_is_there() -> None:
     points = list(families("pose"))
     assert len({point.key() for point in points}) == len(points)
-    for method in ("input_norm", "output_norm"):
+    for method in ("tuned", "input_norm", "output_norm"):
         assert {point.block for point in points if point.method == method} == set(BLOCKS)
     assert {(point.seed, point.block) for point in points if point.method == "gumbel"} == {
         (seed, block) for seed in (0, 1, 2) for block in (1, 4, 8)
@@ -125,13 +99,15 @@ def test_weights_are_found_by_name(tmp_path: Path) -> None:
 
 
 def test_a_point_is_measured_against_the_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy, "CLIPS", {("pose", "validation"): (1, 4)})
+    monkeypatch.setattr(accuracy, "CLIPS", {("pose", "validation"): (1, 4, 0), ("pose", "train"): (1, 3, 0)})
     bench = Bench(None)
     hold = bench.measure(Point("pose", 0, "hold", reset_every=2))
     assert hold["mac_reduction"] == 2  # two of four frames
     exact = bench.measure(Point("pose", 0, "input_norm", 4, threshold=0.0))
     assert exact["drop_points"] == pytest.approx(0, abs=1e-9)
     assert exact["mac_reduction"] < 1  # nothing is skipped in noise, and the gates cost
+    tuned = [bench.measure(Point("pose", 0, "tuned", 4, threshold=aim)) for aim in (1.5, 6.0)]
+    assert tuned[0]["gated_mac_reduction"] < tuned[1]["gated_mac_reduction"]
     small = bench.measure(Point("pose", 0, "resolution", threshold=0.5))
     assert small["mac_reduction"] == pytest.approx(4, rel=0.01)
     assert small["metric"] == "pck@0.05"
@@ -159,10 +135,10 @@ def test_every_scored_row_was_chosen_on_other_clips() -> None:
     assert rows
     names = [field.name for field in fields(Point) if field.name not in ("threshold", "split")]
     for found in rows:
-        if found["split"] == "validation":
+        if found["split"] != "test":
             ladders.setdefault(tuple(found[name] for name in names), []).append(found)
     scored = [found for found in rows if found["split"] == "test" and found["method"] in accuracy.THRESHOLDS]
     assert {tuple(found[name] for name in names): found["threshold"] for found in scored} == {
-        family: chosen(tried)["threshold"] for family, tried in ladders.items()
+        family: chosen(tried, POINTS_ALLOWED)["threshold"] for family, tried in ladders.items()
     }
     assert len(scored) == len(ladders)

@@ -51,7 +51,9 @@ def tiny() -> HRNet:
 
 def sum_task() -> Task:
     """A task whose loss is the mean of the output, so that its gradient is known."""
-    return Task(POSE.clips, POSE.labels, POSE.mirror, lambda output, labels, plan: output.mean(), POSE.scorer)
+    return Task(
+        POSE.clips, POSE.labels, POSE.mirror, lambda output, labels, plan: output.mean(), POSE.scorer, POSE.distance
+    )
 
 
 def pointwise() -> nn.Module:
@@ -168,6 +170,7 @@ def test_training_and_test_time_compute_the_same_where_gates_are_certain(share: 
         POSE.mirror,
         lambda output, labels, plan: (outputs.append(output.detach()), output.mean())[1],  # type: ignore[func-returns-value]
         POSE.scorer,
+        POSE.distance,
     )
     trained.parts(frames, (), 0)
     plain = tiny().eval()

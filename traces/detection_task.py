@@ -67,6 +67,25 @@ def detection_loss(class_maps: Sequence[Tensor], box_maps: Sequence[Tensor], box
     return (focal + BOX_WEIGHT * huber) / count
 
 
+def detection_distance(output: Any, wanted: Any) -> Tensor:
+    """Return how far class and box maps are off: as `detection_loss`, with another output in place of labels.
+
+    Every anchor counts: its class scores by cross-entropy above the least possible, its offsets by the Huber loss times
+    the score that it should have; the sum per anchor that should score.
+    """
+    classes = wanted[0][0].shape[1] * 4 // wanted[1][0].shape[1]
+    (logits, truth), (offsets, places) = (
+        (_flat(found, values), _flat(right, values))
+        for found, right, values in zip(output, wanted, (classes, 4), strict=True)
+    )
+    scores = truth.sigmoid()
+    entropy = functional.binary_cross_entropy_with_logits(logits, scores, reduction="sum")
+    least = functional.binary_cross_entropy_with_logits(truth, scores, reduction="sum")
+    weight = scores.amax(-1, keepdim=True)
+    huber = (functional.huber_loss(offsets, places, delta=HUBER_DELTA, reduction="none") * weight).sum() / 4
+    return (entropy - least + BOX_WEIGHT * huber) / weight.sum().clamp(min=1)
+
+
 def match(every: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Say for every anchor [A, 4] what it should find: (class, NOTHING or IGNORED [A], index of its box [A]).
 
@@ -153,6 +172,7 @@ DETECTION = Task(
     mirror=_mirror,
     loss=_loss,
     scorer=_scorer,
+    distance=detection_distance,
     defaults={
         "steps": 1800,
         "batch": 8,

@@ -24,6 +24,7 @@ from skipsim.traces.gates import BlockShape, block_parameters, block_shape, chec
 from skipsim.traces.layer import Layer
 from skipsim.traces.models.checkpoint import GATE_PREFIX, load_weights
 from skipsim.traces.per_layer import value_for
+from skipsim.traces.receptive_field import ReceptiveField
 
 HEADER = "gumbel_gate"
 Block = BlockShape | Mapping[str, BlockShape]
@@ -34,8 +35,9 @@ class GumbelGate:
     """Gates trained with a network, by `skipsim train --gate gumbel`.
 
     Args:
-        weights: by layer name, the gate's filter [1, in_channels, kernel_rows, kernel_cols] and its bias [1]. A layer
-            without an entry has no gate and is computed densely, unless it shares an earlier layer's (see `convert`).
+        weights: by layer name ("name@call" for a layer's later calls, where they differ), the gate's filter
+            [1, in_channels, kernel_rows, kernel_cols] or [1, in_channels, 1, 1], and its bias [1]. A layer without an
+            entry has no gate and is computed densely, unless it shares an earlier layer's (see `convert`).
         block: output pixels that share one decision: one number, or a pair (rows, cols), or a table by layer.
         threshold: a position is on if its logit is >= this; 0 as trained, higher skips more.
         share: what `convert` takes as `share`; the gates were trained that way.
@@ -60,17 +62,21 @@ class GumbelGate:
 
     def for_layer(self, layer: Layer) -> LayerGumbelGate | None:
         """Return the gate of one layer; None where it has none and is computed densely."""
-        if layer.name not in self.weights:
+        found = self.weights.get(layer.label, self.weights.get(layer.name))
+        if found is None:
             return None
-        weight, bias = self.weights[layer.name]
-        wanted = [1, layer.in_channels, layer.kernel_rows, layer.kernel_cols]
-        if list(weight.shape) != wanted or list(bias.shape) != [1]:
+        weight, bias = found
+        wanted, channels = (
+            [1, layer.in_channels, *kernel] for kernel in ((layer.kernel_rows, layer.kernel_cols), (1, 1))
+        )
+        if list(weight.shape) not in (wanted, channels) or list(bias.shape) != [1]:
             raise InputError(
                 f"gate 'gumbel': the filter of layer {layer.name!r} must have shape {wanted}, "
                 f"got {list(weight.shape)}; these gates are another network's"
             )
         block: BlockShape = value_for(self.block, layer, "gate 'gumbel': block")
-        return LayerGumbelGate(weight, bias, block_shape(block), self.threshold)
+        kind = LayerGumbelGate if list(weight.shape) == wanted else LayerChannelGate
+        return kind(weight, bias, block_shape(block), self.threshold)
 
     def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Refuse: only a layer's own gate can decide."""
@@ -94,12 +100,16 @@ class GumbelGate:
         """Check that the gates belong to a model: every name must be one of its convolutions."""
         names = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
         for name in self.weights:
-            if name not in names:
+            if name.partition("@")[0] not in names:
                 raise InputError(f"gate 'gumbel': {type(model).__name__} has no convolution {name!r}")
 
-    def header(self) -> str:
+    def facts(self) -> dict[str, Any]:
         """Return what a weights file says about its gates beside their tensors."""
-        return json.dumps({"block": block_parameters(self.block), "share": self.share, "signal": self.signal})
+        return {"block": block_parameters(self.block), "share": self.share, "signal": self.signal}
+
+    def header(self) -> str:
+        """Return the same as the entry of a safetensors header."""
+        return json.dumps(self.facts())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors under the names that a weights file gives them."""
@@ -134,8 +144,21 @@ class LayerGumbelGate:
         return {"block": list(self.block_shape), "threshold": self.threshold}
 
 
+@dataclass(frozen=True)
+class LayerChannelGate(LayerGumbelGate):
+    """The trained gate of one layer, with one weight per channel; in operations and memory traffic a norm gate."""
+
+    kind: ClassVar[str] = "input_norm"
+
+
 def gate_logits(signal: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolve [..., in_channels, rows, cols] with the geometry of `conv` and one output channel."""
+    """Map [N, in_channels, rows, cols] to [N, 1, out_rows, out_cols], by a filter of the geometry of `conv`.
+
+    A filter of 1x1 in a layer of more taps weighs the channels, and their sum is averaged over the taps on the map.
+    """
+    if weight.shape[-2:] == (1, 1) and conv.kernel_size != (1, 1):
+        sums = functional.conv2d(signal, weight)
+        return ReceptiveField.of(conv, signal.shape[-2], signal.shape[-1]).mean(sums) + bias
     padding: Any = conv.padding
     if conv.padding_mode != "zeros":
         signal = functional.pad(signal, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
@@ -147,7 +170,8 @@ def load_gumbel(model: nn.Module, path: str | Path, block: Block | None = None, 
     """Load a network trained with Gumbel gates: its own tensors into `model`, in place, and return its gates.
 
     Args:
-        model: the network that was trained.
+        model: the network that was trained. Where gates alone were trained (`--freeze`), the file holds nothing else,
+            and the model must have the weights that they were trained for.
         path: what `skipsim train --gate gumbel` wrote.
         block: the block that must have been trained for, or None.
         threshold: of the gates.
@@ -161,9 +185,30 @@ def load_gumbel(model: nn.Module, path: str | Path, block: Block | None = None, 
             f"weights {path}: the gates were trained for block {block_parameters(gate.block)}, "
             f"asked for {block_parameters(block)}"
         )
-    load_weights(model, path)
+    network = read_header(path).get("network")
+    if network is None:
+        load_weights(model, path)
+    elif network != weights_hash(model):
+        raise InputError(f"weights {path}: these gates were trained for other weights than {type(model).__name__} has")
     gate.check(model)
     return gate
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of a network's tensors, names included, but for counters."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_floating_point():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Return what a weights file says about its gates: {} where it has none."""
+    with safe_open(path, "pt") as file:
+        found: dict[str, Any] = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    return found
 
 
 def read_gumbel(path: str | Path) -> GumbelGate:

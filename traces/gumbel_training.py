@@ -6,17 +6,19 @@ the decisions (straight-through) and through the state, back to the first frame.
 
     task + beta / (T - 1) x sum over frames 2..T and layers of macs_l x E[g_l] / sum over layers of macs_l
 
-so that beta is the price of computing everything, in units of the task's loss. A block's decision is drawn once, from
-the greatest logit of its positions: at test time that is the same as "on if any position is", and in training a block
-does not open merely because it has many positions to draw for.
+so that beta is the price of computing everything, in units of the task's loss. With `freeze`, the network stays as it
+is, gates alone are trained, and in place of the task's loss stands how far the outputs are from the dense network's. A
+block's decision is drawn once, from the greatest logit of its positions: at test time that is the same as "on if any
+position is", and in training a block does not open merely because it has many positions to draw for.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,12 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skipsim.errors import InputError
+from skipsim.errors import InputError, nearest
 from skipsim.traces.convert import LayerGate, convert, layer_gates
+from skipsim.traces.first_gates import FILTERS, first_gates
 from skipsim.traces.gates import InputNormGate
-from skipsim.traces.gumbel import HEADER, Block, GumbelGate, gate_logits
+from skipsim.traces.gumbel import HEADER, Block, GumbelGate, gate_logits, weights_hash
 from skipsim.traces.layer import Layer
 from skipsim.traces.objective import Scores, by_camera
+from skipsim.traces.per_layer import value_for
 from skipsim.traces.receptive_field import ReceptiveField
 from skipsim.traces.record import record
 from skipsim.traces.sharing import batch_readers, settled_batch
@@ -37,8 +41,7 @@ from skipsim.traces.skipconv import SIGNALS, UPDATES
 from skipsim.traces.task import Task
 from skipsim.traces.training_run import Plan
 
-TEMPERATURE = 2 / 3  # of the Gumbel reparametrisation; this and the first bias: Habibian et al., CVPR 2021, section 3.2
-FIRST_BIAS = 0.6  # so that gates start open
+TEMPERATURE = 2 / 3  # of the Gumbel reparametrisation; Habibian et al., CVPR 2021, section 3.2
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,26 @@ class GateSettings:
         share: which layers go by one gate, as `convert` takes it.
         signal: what gates look at, as `convert` takes it.
         update: the update form, as `convert` takes it.
+        filter: "convolution": with the layer's kernel, as the method has it; "channels": one weight per channel.
+        freeze: whether the network stays as it is.
+        thresholds: of input-norm gates, by layer, that the gates decide like before their first step; None leaves a
+            layer dense. Without them gates start open.
     """
 
     block: Block = 1
     share: str = "layer"
     signal: str = "residual"
     update: str = "recompute"
+    filter: str = "convolution"
+    freeze: bool = False
+    thresholds: Mapping[str, float | None] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what fits together."""
+        if self.filter not in FILTERS:
+            raise InputError(f"training: filter {self.filter!r} is unknown; {nearest(self.filter, FILTERS)}")
+        if self.thresholds is not None and self.signal != "magnitude":
+            raise InputError("training: thresholds are of the change's magnitude; train with signal 'magnitude'")
 
 
 @dataclass
@@ -124,7 +141,7 @@ class _Sequence:
             pixels = _refine(functional.max_pool2d(reached, sides, ceil_mode=True), layer)
             return pixels, pixels.mean()
         signal = SIGNALS[self.settings.signal](x, call.reference)
-        logits = gate_logits(signal, conv, *self.gates[conv.layer_name])
+        logits = gate_logits(signal, conv, *self.gates[layer.label])
         logits = functional.max_pool2d(logits, sides, ceil_mode=True)
         pixels = _refine(draw(logits, self.noise), layer)
         self._carried[layer.name] = pixels
@@ -192,27 +209,28 @@ class GumbelTraining:
         self._task, self._plan, self._settings = task, plan, settings
         found = _layer_gates(network, plan, settings)
         followed = {one.leader for one in found}
-        calls = {one.layer.key: _call(network, one, one.layer.name in followed) for one in found}
+        calls = {one.layer.key: _call(network, one, one.layer.name in followed, settings) for one in found}
         self._dense_macs = sum(call.layer.macs for call in calls.values())
         self._gate_macs = sum(call.layer.gate_macs for call in calls.values())
-        names = list(dict.fromkeys(name for (name, _), call in calls.items() if call.gated))
-        if not names:
+        gated = [call.layer for call in calls.values() if call.gated]
+        if not gated:
             raise InputError("training: no layer of this network can have a gate of its own")
         self._sequence = _Sequence(calls, settings)
         device = next(network.parameters()).device
         self.module = nn.Module()
         self.module.add_module("network", _gated(network, self._sequence))
-        self.module.add_module("filters", _first_gates(network, names, plan.seed, settings.signal).to(device))
-        self._names = names
+        filters = first_gates(gated, settings.filter, settings.signal, settings.thresholds, plan.seed)
+        self.module.add_module("filters", filters.to(device))
+        self._names = [layer.label for layer in gated]
+        self._dense = copy.deepcopy(self._plain) if settings.freeze else None
+        self.module.get_submodule("network").requires_grad_(not settings.freeze)
         self.identity: dict[str, Any] = {"gate": {"gate": "gumbel", **asdict(settings)}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the network's and the gates' parameters; gates learn faster, and their weights don't decay."""
         network, filters = self.module.get_submodule("network"), self.module.get_submodule("filters")
-        return [
-            {"params": list(network.parameters())},
-            {"params": list(filters.parameters()), "rate": self._plan.gate_rate, "weight_decay": 0.0},
-        ]
+        gates = {"params": list(filters.parameters()), "rate": self._plan.gate_rate, "weight_decay": 0.0}
+        return [gates] if self._settings.freeze else [{"params": list(network.parameters())}, gates]
 
     def prepare(self) -> None:
         """Keep the statistics of batch normalisation."""
@@ -243,14 +261,20 @@ class GumbelTraining:
         losses = []
         for frame in range(frames):
             sequence.begin_frame(frame == 0)
-            output = network(pictures[:, frame].contiguous(memory_format=torch.channels_last))
-            losses.append(self._task.loss(output, tuple(label[:, frame] for label in labels), self._plan))
+            picture = pictures[:, frame].contiguous(memory_format=torch.channels_last)
+            output = network(picture)
+            if self._dense is None:
+                losses.append(self._task.loss(output, tuple(label[:, frame] for label in labels), self._plan))
+            elif frame:
+                with torch.no_grad():
+                    wanted = self._dense(picture)
+                losses.append(self._task.distance(output, wanted))
         computed = torch.stack(sequence.costs).sum() / (frames - 1) + self._gate_macs
         return torch.stack(losses).mean(), computed / self._dense_macs
 
     def score(self, clips: Sequence[Any]) -> Scores:
         """Return the task's scores of the gated network, frame by frame, and what it saves."""
-        tensors, _ = self.weights()
+        tensors = self.module.get_submodule("network").state_dict()
         self._plain.load_state_dict({name: tensors[name] for name in self._plain.state_dict()})
         converted = convert(self._plain.cpu().eval(), self.gates(), update=self._settings.update)
 
@@ -270,6 +294,8 @@ class GumbelTraining:
     def weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the network's tensors under their own names, the gates' beside them, and how they decide."""
         gates = self.gates()
+        if self._dense is not None:
+            return gates.tensors(), {HEADER: json.dumps(gates.facts() | {"network": weights_hash(self._dense)})}
         return {**self.module.get_submodule("network").state_dict(), **gates.tensors()}, {HEADER: gates.header()}
 
 
@@ -288,12 +314,17 @@ def _layer_gates(network: nn.Module, plan: Plan, settings: GateSettings) -> tupl
     return layer_gates(probe)
 
 
-def _call(network: nn.Module, one: LayerGate, followed: bool) -> _Call:
-    """Say how a call decides. A depthwise layer that nobody follows is dense: its gate would cost as much as itself."""
+def _call(network: nn.Module, one: LayerGate, followed: bool, settings: GateSettings) -> _Call:
+    """Say how a call decides. A depthwise layer that nobody follows is dense: a whole filter would cost as much."""
     conv = network.get_submodule(one.layer.name)
     assert isinstance(conv, nn.Conv2d)
-    gated = one.leader is None and not (one.layer.depthwise and not followed)
-    kind = "gumbel" if gated else "none" if one.leader is None else "shared"
+    whole = settings.filter == "convolution"
+    left = (whole and one.layer.depthwise and not followed) or (
+        settings.thresholds is not None and value_for(settings.thresholds, one.layer, "training: thresholds") is None
+    )
+    gated = one.leader is None and not left
+    pooled = not whole and conv.kernel_size != (1, 1)
+    kind = ("input_norm" if pooled else "gumbel") if gated else "none" if one.leader is None else "shared"
     fields = one.layer.to_dict() | {"gate": kind}
     return _Call(
         Layer.from_dict(fields), one.leader, gated, ReceptiveField.of(conv, one.layer.in_rows, one.layer.in_cols)
@@ -308,21 +339,3 @@ def _gated(network: nn.Module, sequence: _Sequence) -> nn.Module:
             assert isinstance(module, _GatedConv2d)
             module.layer_name, module.sequence = name, sequence
     return network
-
-
-def _first_gates(network: nn.Module, names: Sequence[str], seed: int, signal: str) -> nn.ModuleList:
-    """Make the gates' first filters from the seed, as small as torch makes a convolution's, all of them open."""
-    filters = nn.ModuleList()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name in names:
-            conv = network.get_submodule(name)
-            assert isinstance(conv, nn.Conv2d)
-            made = nn.Conv2d(conv.in_channels, 1, conv.kernel_size)  # type: ignore[arg-type]
-            assert made.bias is not None
-            with torch.no_grad():
-                made.bias.fill_(FIRST_BIAS)
-                if signal == "magnitude":
-                    made.weight.abs_()
-            filters.append(made)
-    return filters

@@ -55,7 +55,9 @@ def make_pool(task: Task, plan: Plan, advance: Callable[[int], None]) -> Picture
     pictures = np.empty((total, plan.clip_frames, plan.rows, plan.cols, 3), np.uint8)
     labels: Labels = ()
     options = {"rows": plan.rows, "cols": plan.cols, "frames_per_second": plan.pool_frames_per_second}
-    for index, clip in enumerate(task.clips("train", plan.pool_clips, frames=each * plan.clip_frames, **options)):
+    count = plan.pool_clips if plan.camera == "all" else 2 * plan.pool_clips  # cameras come in turn
+    clips = task.clips("train", count, frames=each * plan.clip_frames, **options)
+    for index, clip in enumerate(clip for clip in clips if plan.camera in ("all", clip.camera)):
         made = task.labels(clip)
         if not labels:
             labels = tuple(np.empty((total, plan.clip_frames, *label.shape[1:]), label.dtype) for label in made)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from skipsim.traces.datasets import Clip, pose_clips
 from skipsim.traces.figure import MIRRORED
@@ -51,4 +52,15 @@ def _loss(output: Any, labels: tuple[Tensor, ...], plan: Plan) -> Tensor:
     return heatmap_loss(output, joints, visible, plan.rows, plan.cols, plan.heatmap_sigma)
 
 
-POSE = Task(clips=pose_clips, labels=_labels, mirror=_mirror, loss=_loss, scorer=pose_scorer)
+def heatmap_distance(heatmaps: Tensor, wanted: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of heat maps, as probabilities of positions: the mean over joints.
+
+    Args:
+        heatmaps: [N, J, heatmap rows, heatmap cols], logits.
+        wanted: the same shape.
+    """
+    found, truth = (maps.float().flatten(2).log_softmax(-1) for maps in (heatmaps, wanted))
+    return functional.kl_div(found, truth, reduction="none", log_target=True).sum(-1).mean()
+
+
+POSE = Task(clips=pose_clips, labels=_labels, mirror=_mirror, loss=_loss, scorer=pose_scorer, distance=heatmap_distance)

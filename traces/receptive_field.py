@@ -76,7 +76,7 @@ class ReceptiveField:
         return changed if self.pointwise else self.total(changed.to(torch.float32)) > 0
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum a map [rows, cols] over the taps of every output position: [out_rows, out_cols].
+        """Sum maps [..., rows, cols] over the taps of every output position: [..., out_rows, out_cols].
 
         Sums of zeros are exactly zero and sums that hold a positive value are positive, so that a threshold of 0
         skips unchanged positions and no others.
@@ -84,11 +84,12 @@ class ReceptiveField:
         if self.pointwise:
             return values
         ones = _ones(self.kernel, values.dtype, values.device)
-        padded = self._padded(values[None, None])
-        return functional.conv2d(padded, ones, stride=self.stride, dilation=self.dilation)[0, 0]
+        padded = self._padded(values.reshape(-1, 1, *values.shape[-2:]))
+        sums = functional.conv2d(padded, ones, stride=self.stride, dilation=self.dilation)
+        return sums.reshape(*values.shape[:-2], *sums.shape[-2:])
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average a map [rows, cols] over the taps that lie on the map: [out_rows, out_cols]."""
+        """Average maps [..., rows, cols] over the taps that lie on the map: [..., out_rows, out_cols]."""
         if self.pointwise:
             return values
         return self.total(values) / _taps(self, values.dtype, values.device)

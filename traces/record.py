@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from skipsim import __version__
 from skipsim.errors import InputError
+from skipsim.traces.agreement import Agreement
 from skipsim.traces.batch_norm import Folded
 from skipsim.traces.convert import convert, dense_copy, is_converted, left_dense, reset
 from skipsim.traces.evaluation import evaluating, flushing_denormals
@@ -114,8 +115,9 @@ def record(
         quality: called once with the list of the network's outputs, one per frame, which are kept for it (on the CPU);
             returns what the trace's `quality` holds, e.g. {"pck@0.05": 0.93, "headline": "pck@0.05"}. If it has a
             method `keep`, what that makes of each output is kept instead, such as a detection network's few boxes.
-        agreement: also run the dense network on every frame; adds "agreement" (as `quality.agreement` defines it), and,
-            with `quality`, the dense network's numbers as "dense_<name>".
+        agreement: also run the dense network on every frame; adds "agreement" (as `quality.agreement` defines it), for
+            a detection network "agreement_ap" (see `Agreement`), and, with `quality`, the dense network's numbers as
+            "dense_<name>".
         network: the network's name in the trace's origin; default the name of its class.
         progress: whether to show a progress bar on work longer than a second.
 
@@ -125,7 +127,7 @@ def record(
     """
     running, dense = _prepare_models(model, gate, mask, block, update, reset_every, cuts, agreement)
     reader = FrameReader(model, preprocess)
-    comparison = _Agreement()
+    comparison = Agreement(model)
     outputs: list[Any] = []
     dense_outputs: list[Any] = []
     keep = getattr(quality, "keep", _on_cpu)
@@ -164,7 +166,7 @@ def record(
                 outputs.append(keep(output))
             if dense is not None:
                 dense_output = dense(x)
-                comparison.add(output, dense_output)
+                comparison.add(output, dense_output, *x.shape[-2:])
                 if quality is not None:
                     dense_outputs.append(keep(dense_output))
             count += 1
@@ -209,28 +211,6 @@ class _Memory:
             origin=self._origin | origin,
             quality=quality,
         )
-
-
-class _Agreement:
-    """Sums over the frames that give 1 - |output - dense|^2 / |dense - mean|^2, without keeping the outputs."""
-
-    def __init__(self) -> None:
-        self._difference = self._total = self._squares = 0.0
-        self._count = 0
-
-    def add(self, output: Any, dense: Any) -> None:
-        for got, wanted in zip(_tensors(output), _tensors(dense), strict=True):
-            exact = wanted.double()
-            self._difference += float((got.double() - exact).square().sum())
-            self._total += float(exact.sum())
-            self._squares += float(exact.square().sum())
-            self._count += exact.numel()
-
-    def result(self) -> dict[str, float]:
-        variation = self._squares - self._total**2 / max(1, self._count)
-        if variation <= 0:
-            return {"agreement": 1.0 if self._difference == 0 else 0.0}
-        return {"agreement": 1 - self._difference / variation}
 
 
 def _prepare_models(
@@ -358,15 +338,6 @@ def _with_progress(frames: Iterable[Tensor], total: int | None, wanted: bool) ->
     finally:
         if shown:
             bar.stop()
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """Return all tensors in an output, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, dict):
-        output = list(output.values())
-    return [tensor for entry in output for tensor in _tensors(entry)] if isinstance(output, list | tuple) else []
 
 
 def _on_cpu(output: Any) -> Any:

@@ -43,6 +43,7 @@ class Task:
         loss: (the network's output on N pictures, labels as tensors [N, ...], plan) -> mean loss, a scalar.
         scorer: clips -> a function from one network output per frame, over all clips, to scores by name, with
             "headline" naming the one that counts; what `record(quality=...)` takes.
+        distance: (the network's output on N pictures, what it should be) -> how far it is off, a scalar: 0 where equal.
         defaults: fields of `Plan` for which this task has a default of its own.
     """
 
@@ -51,4 +52,5 @@ class Task:
     mirror: Callable[[Labels, int], Labels]
     loss: Callable[[Any, tuple[Tensor, ...], Plan], Tensor]
     scorer: Callable[[Sequence[Any]], Callable[[Sequence[Any]], dict[str, Any]]]
+    distance: Callable[[Any, Any], Tensor]
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from skipsim import __version__
 from skipsim.atomic import write_text
 from skipsim.errors import InputError, nearest
 from skipsim.traces.detection_task import DETECTION
+from skipsim.traces.evaluation import flushing_denormals
 from skipsim.traces.gumbel_training import GateSettings, GumbelTraining
 from skipsim.traces.models import MODELS
 from skipsim.traces.models import network as make_network
@@ -169,7 +170,8 @@ def _descend(run: TrainingRun, objective: Objective, task: Task, device: torch.d
     if run.step >= plan.steps:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) if progress else nullcontext() as bar:
+    # What gates skip keeps differences that decay into denormal numbers, and a step on those takes many times as long.
+    with flushing_denormals(), Progress(*columns) if progress else nullcontext() as bar:
         pool = _pool_with_bar(task, plan, bar)
         validation = _sample(task, "validation", plan.validation_clips, 4, plan)
         shown = bar.add_task("training", total=plan.steps, completed=run.step) if bar else None

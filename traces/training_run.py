@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skipsim.atomic import replacing, write_text
-from skipsim.errors import InputError
+from skipsim.errors import InputError, nearest
+from skipsim.traces.datasets import CAMERAS
 
 MAY_BE_ZERO = ("seed", "weight_decay", "beta", "beta_rise")
 
@@ -37,6 +38,7 @@ class Plan:
         pool_clips: training clips made before the first step; static and panning cameras in turn.
         pool_frames: frames taken of each; of these, as many as clip_frames divides.
         pool_frames_per_second: of these clips; low, so that the frames of a clip differ.
+        camera: "all", or "static" or "pan": clips of one camera only.
         rows: picture height in pixels.
         cols: picture width in pixels.
         checkpoint_every: steps between checkpoints, each with a score on validation clips.
@@ -58,6 +60,7 @@ class Plan:
     pool_clips: int = 1600
     pool_frames: int = 6
     pool_frames_per_second: float = 4.0
+    camera: str = "all"
     rows: int = 128
     cols: int = 128
     checkpoint_every: int = 200
@@ -67,8 +70,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check that every number can be trained with."""
+        if self.camera not in ("all", *CAMERAS):
+            raise InputError(f"training: camera {self.camera!r} is unknown; {nearest(self.camera, ('all', *CAMERAS))}")
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "camera":
+                continue
             low = (
                 0 if field.name in ("seed", "weight_decay", "beta", "beta_rise") else 1 if field.type == "int" else 1e-9
             )
