@@ -280,7 +280,7 @@ def sweep(
     """
     from skipsim.analysis.dry_run import dry_run as dry_run_of
     from skipsim.analysis.loops import describe_gaps
-    from skipsim.analysis.results import read_results
+    from skipsim.analysis.results import mean_over_clips, read_results
     from skipsim.analysis.sweep import run_study
 
     out = out or study.with_suffix("")
@@ -293,7 +293,7 @@ def sweep(
         table = read_results(out)
         print_json(table.astype(object).where(table.notna(), None).to_dict("records"))
     else:
-        gaps = describe_gaps(read_results(out)) if len(finished.loops) > 1 else ""
+        gaps = describe_gaps(mean_over_clips(read_results(out))) if len(finished.loops) > 1 else ""
         said = f"{finished.rows - finished.failed} results in {out}" + (f"\n{gaps}" if gaps else "")
         click.echo(f"{said}\n\nnext: skipsim plot {out}")
     if finished.failed:

@@ -7,25 +7,35 @@ from typing import Any
 
 import click
 
+from skipsim.analysis.budget import MAX_DROP_POINTS
 from skipsim.analysis.conventions import AS_JSON, example, print_json, working
+
+MAX_DROP = click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    default=MAX_DROP_POINTS,
+    show_default=True,
+    help="Accuracy that the decision may lose, in points.",
+)
 
 
 @click.command(epilog=example("skipsim plot study"))
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@MAX_DROP
 @AS_JSON
-def plot(directory: Path, as_json: bool) -> None:
+def plot(directory: Path, max_drop: float, as_json: bool) -> None:
     """Draw the figures of a study into its folder."""
     from skipsim.analysis.plots import draw_all
 
     with working("drawing"):
-        files = [str(file) for file in draw_all(directory)]
+        files = [str(file) for file in draw_all(directory, max_drop=max_drop)]
     print_json({"files": files}) if as_json else click.echo("\n".join(files))
 
 
 @click.command(epilog=example("skipsim report study -o report.html"))
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The page; default: report.html in the folder.")
-@click.option("--max-drop", default=1.0, show_default=True, help="Accuracy that the decision may lose, in points.")
+@MAX_DROP
 @click.option("--by-layer/--no-by-layer", default=False, show_default=True, help="Also record a few plans by layer.")
 @click.option("--detailed", default=24, show_default=True, help="Runs with layers, beside those on the Pareto line.")
 @AS_JSON
@@ -55,7 +65,11 @@ def report(directory: Path, out: Path | None, max_drop: float, by_layer: bool, d
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--hardware", required=True, help="A machine of the study.")
-@click.option("--max-drop", type=float, help="Accuracy that may be lost, in points; default: 1, if no other budget.")
+@click.option(
+    "--max-drop",
+    type=float,
+    help=f"Accuracy that may be lost, in points; default: {MAX_DROP_POINTS:g}, if no other budget.",
+)
 @click.option("--max-latency-ms", type=float, help="Latency of the mean frame; alone: lose as little as possible.")
 @click.option("--max-energy-uj", type=float, help="Energy of the mean frame; likewise.")
 @click.option("--network", help="Which network, where the study has several.")

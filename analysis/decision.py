@@ -10,13 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from skipsim.analysis.layer_plan import LayerPlan, layer_plan
+from skipsim.analysis.find_plan import find_plan
+from skipsim.analysis.kernel_share import kernel_share
+from skipsim.analysis.layer_plan import LayerPlan
 from skipsim.analysis.machines import machine_of
 from skipsim.analysis.provenance import entries_of
 from skipsim.analysis.recommend import Recommendation, recommend
 from skipsim.analysis.results import clips_of, overrides_of
 from skipsim.analysis.sensitivity import Sensitivity, most_helpful, sensitivities
-from skipsim.analysis.uncertainty import Band, band
+from skipsim.analysis.uncertainty import MODEL_ERROR, PROCESSOR_ERROR, Band, band
 from skipsim.errors import InputError
 from skipsim.simulator.report import Report
 from skipsim.simulator.simulate import simulate, simulate_gated
@@ -34,9 +36,16 @@ class Decision:
     gated: Sequence[Report]  # of the recommended run, one per clip
     dense: Report
 
+    @property
+    def notes(self) -> list[str]:
+        """What must be known to read the numbers: on a measured processor, what the kernels alone gain."""
+        note = kernel_share(self.gated[0], self.dense, float(self.answer.row["realised"]))
+        return [note] if note else []
+
     def words(self) -> str:
         """Return the decision in plain words, several lines."""
-        lines = [self.answer.words(), f"  The speed-up may be {self.band.words()}."]
+        lines = [self.answer.words(), *(f"  {note}" for note in self.notes)]
+        lines.append(f"  The speed-up may be {self.band.words()}.")
         if self.plan is not None:
             lines += [f"  {line}" for line in self.plan.words()]
         helpful = most_helpful(self.found)
@@ -50,7 +59,7 @@ class Decision:
         return {
             **self.answer.to_dict(),
             "headline": self.answer.headline(),
-            "reasons": self.answer.reasons(),
+            "reasons": [*self.answer.reasons(), *self.notes],
             "band": {**asdict(self.band), "words": self.band.words()},
             "plan": None if self.plan is None else self.plan.to_dict(),
             "sensitivities": [{**one.to_dict(), "words": one.words()} for one in self.found],
@@ -101,10 +110,11 @@ def decide(
     plan = None
     if by_layer:
         lost = answer.max_drop if math.isfinite(answer.max_drop) else float(row["quality_drop"])
-        plan = layer_plan(
+        plan = find_plan(
             directory, table, machine, lost, float(row["speedup"]), network=str(row["network"]), workers=workers
         )
-    spread = band(float(row["speedup"]), [float(value) for value in rows["speedup"]])
+    error = MODEL_ERROR if machine.processor is None else PROCESSOR_ERROR
+    spread = band(float(row["speedup"]), [float(value) for value in rows["speedup"]], error)
     return Decision(
         answer,
         spread,

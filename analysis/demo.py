@@ -6,29 +6,39 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from skipsim.analysis.budget import MAX_DROP_POINTS
 from skipsim.analysis.decision import Decision, decide_all
+from skipsim.analysis.loops import describe_gaps
 from skipsim.analysis.plots import draw_all
 from skipsim.analysis.recommend import Recommendation
 from skipsim.analysis.report.page import write_report
+from skipsim.analysis.results import mean_over_clips
 from skipsim.analysis.study import load_study
 from skipsim.analysis.summary import table as aligned
 from skipsim.analysis.sweep import sweep
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 
-MAX_DROP_POINTS = 1.0
 STUDY = """\
 # The study of `skipsim demo`. Change it and run it again: skipsim sweep study.toml -o . && skipsim plot .
 # Only what is missing is recorded and simulated then.
 name = "demo"
 
-[recording]                  # what the network does: one recording per combination
+[[recording]]                # what the network does: one recording per combination
 network = "pose_small"       # or "package.module:function", a function that returns your nn.Module
 clip = ["pose:2000000:static", "pose:2000002:static", "pose:2000001:pan", "pose:2000003:pan"]  # or video files
 frames = 24                  # of every clip
 gate = "input_norm"
 threshold = [0.05, 0.075, 0.09, 0.1, 0.125]
 block = [1, 2, 4, 8, 16]
+
+[[recording]]                # open loop: the recording of single pixels, made coarser, beside those of every block
+network = "pose_small"
+clip = ["pose:2000000:static", "pose:2000002:static", "pose:2000001:pan", "pose:2000003:pan"]
+frames = 24
+threshold = [0.05, 0.1]
+block = [2, 4, 8, 16]
+loop = "open"
 
 [simulation]                 # what the hardware does: every combination for every recording
 hardware = ["edge-npu", "auto-npu", "systolic-32x32"]  # or the path of a .toml file
@@ -59,8 +69,10 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
         write_text(file, study)
     plan = load_study(file)
-    recordings, simulations = len(plan.recording_choices()), len(plan.simulation_choices())
-    say(f"study {file}: {recordings} recordings, {recordings * simulations} simulations")
+    choices, simulations = plan.recording_choices(), len(plan.simulation_choices())
+    coarser = sum(choice.loop == "open" for choice in choices)
+    made = f"{len(choices) - coarser} recordings" + (f", {coarser} made coarser" if coarser else "")
+    say(f"study {file}: {made}, {len(choices) * simulations} simulations")
     results = sweep(file, folder, workers)
     decisions = decide_all(folder, results, MAX_DROP_POINTS, workers=workers)
     figures = [file for file in draw_all(folder, decisions) if file.suffix == ".png"]
@@ -70,6 +82,9 @@ def demo(
     say(_overview(answers))
     for decision in decisions.values():
         say(f"\n{decision.words()}")
+    gaps = describe_gaps(mean_over_clips(results))
+    if gaps:
+        say(f"\n{gaps}")
     page = _page(folder, decisions)
     if page:
         say(f"\nall of it as one page, for a browser: {page}")

@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from skipsim.analysis.budget import MAX_DROP_POINTS
 from skipsim.analysis.clips import load_clip
+from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.provenance import entries_of
 from skipsim.analysis.results import mean_over_clips
 from skipsim.analysis.style import INK, PAGE_INCHES, VERMILION, styled
@@ -78,13 +80,13 @@ def masks_by_block(
     return _draw(rows, frames, shown, f"layer {traces[0].layers[layer].name}; {CAPTION}")
 
 
-def mask_figures(directory: Path, table: pd.DataFrame, max_drop: float = 1.0) -> dict[str, Figure]:
+def mask_figures(directory: Path, table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> dict[str, Figure]:
     """Return the mask figures of a study: layers of one recording, and block sizes at one threshold.
 
     The recording is that of the first clip, with the gates that skip most within `max_drop` points of dense accuracy
     on average over the clips. Where frames cannot be read any more, masks are drawn without pictures.
     """
-    rows = table[(table["error"] == "") & (table["gate"] != "none")].drop_duplicates("trace_hash")
+    rows = decisive_rows(table[(table["error"] == "") & (table["gate"] != "none")]).drop_duplicates("trace_hash")
     if rows.empty:
         return {}
     mean = mean_over_clips(rows)

@@ -14,9 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from skipsim.analysis.budget import MAX_DROP_POINTS
 from skipsim.analysis.causes import CAUSE_GROUPS, group_shares
 from skipsim.analysis.decision import Decision, decide_all
 from skipsim.analysis.loop_figure import loop_figure
+from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.mask_figures import mask_figures
 from skipsim.analysis.pareto import pareto_front
 from skipsim.analysis.results import mean_over_clips, read_results
@@ -30,11 +32,13 @@ LEGEND_COLUMNS = 6
 DOTTED = (0, (1, 2))
 BAND, SOFT = "#EFEFEF", "#666666"
 MOST_THRESHOLDS = 6
-MAX_DROP_POINTS = 1.0
 
 
-def latency_accuracy(table: pd.DataFrame) -> Figure:
-    """Draw accuracy over latency: colour = block, marker = tile, the dense schedule, and the Pareto line over both."""
+def latency_accuracy(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> Figure:
+    """Draw accuracy over latency: colour = block, marker = tile, the dense schedule, and the Pareto line over both.
+
+    Open loop is hollow and, where there is a closed one, not on the line: its accuracy is that of a finer recording.
+    """
     table = mean_over_clips(table)
     table = table[table["quality"].notna()]
     if table.empty:
@@ -44,27 +48,32 @@ def latency_accuracy(table: pd.DataFrame) -> Figure:
         variants = variants_of(table)
         figure, axes = panels(len(variants), height=2.35)
         for axis, variant in zip(axes, variants, strict=True):
-            _accuracy_panel(axis, variant, blocks, tiles)
+            _accuracy_panel(axis, variant, blocks, tiles, max_drop)
         _label_left(axes, f"{_metric(table)} [%]")
         dense = Line2D([], [], color=INK, marker="*", markersize=9, linestyle="", label="dense")
         front = Line2D([], [], color=INK, linewidth=1.0, label="Pareto line")
-        near = Patch(color=BAND, label=f"\u2264 {MAX_DROP_POINTS:g} point lost")
+        near = Patch(color=BAND, label=f"\u2264 {max_drop:g} {_points(max_drop)} lost")
         lower = int((table["quality_drop"] > MOST_POINTS_LOST).sum())
         note = f"below the panels: {lower} of {len(table)} configurations, more than {MOST_POINTS_LOST:g} points lost"
-        _legend(figure, blocks, tiles, [dense, front, _pale("dominated"), near], note * bool(lower))
+        others = [dense, front, _pale("dominated"), near, *_hollow(table)]
+        _legend(figure, blocks, tiles, others, note * bool(lower))
         return figure
 
 
-def _accuracy_panel(axis: Axes, variant: Variant, blocks: dict[str, str], tiles: dict[str, str]) -> None:
+def _accuracy_panel(
+    axis: Axes, variant: Variant, blocks: dict[str, str], tiles: dict[str, str], max_drop: float
+) -> None:
     rows = variant.rows
     dense = rows.iloc[0]
     dense_quality = 100 * dense["dense_quality"]
-    axis.axhspan(dense_quality - MAX_DROP_POINTS, dense_quality, color=BAND, zorder=0)
-    points = pd.concat([rows[["latency_ms", "quality"]], _dense_point(dense)], ignore_index=True)
+    axis.axhspan(dense_quality - max_drop, dense_quality, color=BAND, zorder=0)
+    closed = decisive_rows(rows)
+    points = pd.concat([closed[["latency_ms", "quality"]], _dense_point(dense)], ignore_index=True)
     on_front = pareto_front(points, minimise=["latency_ms"], maximise=["quality"])
     front = points[on_front].sort_values("latency_ms")
     axis.step(front["latency_ms"], 100 * front["quality"], where="post", color=INK, linewidth=1.0, zorder=2)
-    _scatter(axis, rows, "latency_ms", 100 * rows["quality"], on_front[: len(rows)], blocks, tiles)
+    strong = rows.index.isin(closed.index[on_front[: len(closed)]])
+    _scatter(axis, rows, "latency_ms", 100 * rows["quality"], strong, blocks, tiles)
     axis.plot(dense["dense_latency_ms"], dense_quality, "*", color=INK, markersize=9, zorder=5)
     axis.set_title(variant.title)
     axis.set_xlabel("latency [ms per frame]")
@@ -103,7 +112,7 @@ def speedup_mac_reduction(table: pd.DataFrame) -> Figure:
         _label_left(axes, "predicted speed-up [x]")
         even = Line2D([], [], color=INK, linewidth=0.8, linestyle=DOTTED, label="dense")
         realised = Line2D([], [], color=GREY, linewidth=0.8, linestyle="--", label="realised")
-        _legend(figure, blocks, tiles, [even, realised, _pale("slower")])
+        _legend(figure, blocks, tiles, [even, realised, _pale("slower"), *_hollow(table)])
         return figure
 
 
@@ -128,9 +137,10 @@ def cycles_by_cause(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> F
     """Draw where the cycles go, stacked by cause over the block size, beside the dense schedule (100).
 
     Every block is shown with the tile and threshold that are fastest within `max_drop` points of the dense accuracy;
-    where none is within, with those that lose least, and its name is marked by a star.
+    where none is within, with those that lose least, and its name is marked by a star. Open loop is shown only where
+    there is no closed one.
     """
-    table = mean_over_clips(table)
+    table = mean_over_clips(decisive_rows(table))
     if table.empty:
         raise InputError("cycles figure: the table has no row without an error")
     with styled():
@@ -160,7 +170,7 @@ def cycles_by_cause(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> F
         for axis in axes:
             axis.set_ylim(0, 1.1 * highest)
         title = "each block with its fastest tile (above the bar) and threshold"
-        title += f" within {max_drop:g} point" * bool(table["quality_drop"].notna().any())
+        title += f" within {max_drop:g} {_points(max_drop)}" * bool(table["quality_drop"].notna().any())
         title += "; *: none is, the one that loses least" * starred
         figure.legend(handles=handles, loc="outside lower center", ncols=5, title=title, columnspacing=1.2)
         return figure
@@ -213,8 +223,11 @@ def _group_patch(name: str) -> Patch:
 
 
 def density_by_block(table: pd.DataFrame) -> Figure:
-    """Draw the share of the dense MACs that gates ask for and that tiles compute, over the block size."""
-    table = mean_over_clips(table)
+    """Draw the share of the dense MACs that gates ask for and that tiles compute, over the block size.
+
+    Open loop is shown only where there is no closed one.
+    """
+    table = mean_over_clips(decisive_rows(table))
     if table.empty:
         raise InputError("density figure: the table has no row without an error")
     with styled():
@@ -266,9 +279,9 @@ def draw_all(
         )
     figures = {
         "speedup-mac-reduction": speedup_mac_reduction(table),
-        "cycles-by-cause": cycles_by_cause(table),
+        "cycles-by-cause": cycles_by_cause(table, max_drop),
         "density-by-block": density_by_block(table),
-        **mask_figures(directory, table),
+        **mask_figures(directory, table, max_drop),
     }
     if {"open", "closed"} <= set(table["loop"]):
         figures["open-and-closed-loop"] = loop_figure(table)
@@ -276,7 +289,7 @@ def draw_all(
         decisions = decide_all(directory, table, max_drop, by_layer=False)
     figures |= run_figures(decisions)
     if table["quality"].notna().any():
-        figures = {"latency-accuracy": latency_accuracy(table), **figures}
+        figures = {"latency-accuracy": latency_accuracy(table, max_drop), **figures}
     folder = directory / "figures"
     folder.mkdir(exist_ok=True)
     return [path for name, figure in figures.items() for path in save(figure, folder, name)]
@@ -291,13 +304,17 @@ def _scatter(
     blocks: dict[str, str],
     tiles: dict[str, str],
 ) -> None:
-    """Draw the rows as points, the weak ones pale and behind."""
+    """Draw the rows as points, the weak ones pale and behind, open loop hollow."""
+    hollow = (rows["loop"] == "open").to_numpy()
     for block, colour in blocks.items():
         for tile, marker in tiles.items():
             own = ((rows["block"] == block) & (rows["tile"] == tile)).to_numpy()
             for chosen, alpha, order in ((own & ~strong, 0.35, 2.5), (own & strong, 1.0, 4.0)):
+                solid, outlined = chosen & ~hollow, chosen & hollow
+                look: dict[str, Any] = {"s": 15, "marker": marker, "alpha": alpha, "zorder": order}
+                axis.scatter(rows[x][solid], y[solid], c=colour, linewidths=0, **look)
                 axis.scatter(
-                    rows[x][chosen], y[chosen], s=15, c=colour, marker=marker, alpha=alpha, linewidths=0, zorder=order
+                    rows[x][outlined], y[outlined], facecolors="none", edgecolors=colour, linewidths=0.7, **look
                 )
 
 
@@ -337,6 +354,18 @@ def _label_left(axes: Sequence[Axes], label: str) -> None:
 
 def _pale(label: str) -> Line2D:
     return Line2D([], [], color="#555555", marker="o", markersize=4, linestyle="", alpha=0.35, label=label)
+
+
+def _hollow(table: pd.DataFrame) -> list[Line2D]:
+    """Explain hollow points, where there are any."""
+    if not (table["loop"] == "open").any():
+        return []
+    look: dict[str, Any] = {"color": "#555555", "marker": "o", "markersize": 4, "markerfacecolor": "none"}
+    return [Line2D([], [], linestyle="", label="open loop", **look)]
+
+
+def _points(count: float) -> str:
+    return "point" if count == 1 else "points"
 
 
 def _metric(table: pd.DataFrame) -> str:

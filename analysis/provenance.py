@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 from skipsim.errors import InputError
 
 PROVENANCE = "provenance.json"
+
+
+def command_line() -> str:
+    """Return the command that runs, as it can be typed again."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["skipsim" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def provenance_of(directory: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from skipsim.analysis.budget import MAX_DROP_POINTS
 from skipsim.analysis.causes import group_shares
+from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.results import mean_over_clips, overrides_of
 from skipsim.errors import InputError, nearest
 
@@ -139,10 +141,11 @@ class Recommendation:
             return "  Accuracy was not measured."
         drop = row["quality_drop"]
         allowed = f", {self.max_drop:g} allowed" if math.isfinite(self.max_drop) else ""
+        bound = " That is of the finer recording whose masks were coarsened (open loop)." * (row["loop"] == "open")
         change = f"{drop:.2f} points lost" if drop > 0.005 else "nothing lost"
         return (
             f"  {row['quality_metric']} {100 * row['quality']:.2f} %, dense {100 * row['dense_quality']:.2f} %: "
-            f"{change}{allowed}."
+            f"{change}{allowed}.{bound}"
         )
 
     def _difference(self, total: float) -> list[str]:
@@ -167,9 +170,10 @@ def recommend(
 ) -> Recommendation:
     """Find the configuration of a machine that is best within a budget.
 
-    With an accuracy drop (1 point if nothing is given) the fastest one; with a latency or energy budget alone the one
-    that loses least. Accuracy and time are means over all clips of the table. Where no accuracy was measured at all,
-    every row is allowed.
+    With an accuracy drop (that of `budget.py` if nothing is given) the fastest one; with a latency or energy budget
+    alone the one that loses least. Accuracy and time are means over all clips of the table. Where no accuracy was
+    measured at all, every row is allowed. Open loop is recommended only where the machine has nothing else, and says
+    so.
 
     Args:
         table: the results of a sweep.
@@ -188,13 +192,14 @@ def recommend(
         if value is not None and not (isinstance(value, int | float) and value >= 0):
             raise InputError(f"recommend: {name} must be {kind} >= 0, got {value!r}")
     most_accurate = max_drop is None and any(value is not None for value in spent.values())
-    drop_limit = math.inf if most_accurate else 1.0 if max_drop is None else float(max_drop)
+    drop_limit = math.inf if most_accurate else MAX_DROP_POINTS if max_drop is None else float(max_drop)
     rows = _select(table, "hardware", hardware)
     networks = sorted(set(rows["network"]))
     if network is not None:
         rows = _select(rows, "network", network)
     elif len(networks) > 1:
         raise InputError(f"recommend: the table has several networks; name one of: {', '.join(networks)}")
+    rows = decisive_rows(rows)
     rows = rows.assign(error=rows["error"].where(rows["error"] != "", rows["violates"]))  # not to be built either way
     excluded = int((rows["error"] != "").sum())
     rows = mean_over_clips(rows)

@@ -101,7 +101,7 @@ DTYPES: dict[str, Any] = {"text": "object", "whole": "Int64", "real": "float64"}
 
 
 def outcome_of(report: Report) -> dict[str, Any]:
-    """Return the outcome columns of one simulation."""
+    """Return the outcome columns of one simulation; None what is not known, as the energy of a measured processor."""
     dense = report.dense
     assert dense is not None, "a gated report has its dense one"
     outcome = {
@@ -123,7 +123,7 @@ def outcome_of(report: Report) -> dict[str, Any]:
             f"{prefix}cycles": one.cycles,
             **{f"{prefix}cause_{cause}_share": cycles / total for cause, cycles in one.causes.items()},
         }
-    return outcome
+    return {name: None if value != value else value for name, value in outcome.items()}
 
 
 def trace_columns(trace: Trace) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def machine_facts(hardware: Hardware) -> dict[str, Any]:
         "name": hardware.name,
         "cores": hardware.cores,
         "clock_hz": hardware.clock_hz,
+        "measured": hardware.processor is not None,
         "peak_macs_per_cycle": None if hardware.processor else hardware.cores * array.rows * array.cols,
         "dram_bytes_per_cycle": float(hardware.dram.bytes_per_cycle) if bounded else None,
     }

@@ -32,7 +32,7 @@ def run_figures(decisions: Mapping[tuple[str, str], Decision]) -> dict[str, Figu
     several = len({network for network, _ in decisions}) > 1
     for (network, hardware), one in decisions.items():
         name = f"{network}-{hardware}" if several else hardware
-        title = f"{network} on {hardware}, {one.answer.choice()}"
+        title = f"{network} on {hardware}\n{one.answer.choice()}"
         gated, dense = detail_of(one.gated), detail_of([one.dense])
         labels = [layer.label for layer in one.dense.network]
         figures[f"layers-{name}"] = layers_by_cause(labels, gated, dense, title)
@@ -53,7 +53,9 @@ def layers_by_cause(names: Sequence[str], gated: Mapping[str, Any], dense: Mappi
         dense: `detail_of` the dense schedule.
         title: of the figure.
     """
-    cycles, before = np.array(gated["cycles"]) / 1e3, np.array(dense["cycles"]).sum(axis=0) / 1e3
+    machine = gated["machine"]
+    scale = 1e6 / machine["clock_hz"] if machine["measured"] else 1e-3
+    cycles, before = scale * np.array(gated["cycles"]), scale * np.array(dense["cycles"]).sum(axis=0)
     shown = np.sort(np.argsort(-cycles.sum(axis=0), kind="stable")[:MOST_LAYERS])
     with styled():
         figure = Figure(figsize=(PAGE_INCHES, ROW_INCHES * len(shown) + 1.3), layout="constrained")
@@ -67,7 +69,7 @@ def layers_by_cause(names: Sequence[str], gated: Mapping[str, Any], dense: Mappi
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.set_xlim(0, 1.03 * max(left.max(), before[shown].max()))
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel("cycles per frame [thousands]")
+        axis.set_xlabel("time per frame [µs]" if machine["measured"] else "cycles per frame [thousands]")
         left_out = "" if len(shown) == len(names) else f"; the slowest {len(shown)} of {len(names)} layers"
         axis.set_title(title + left_out)
         handles: list[Any] = [Patch(facecolor=GROUP_COLOURS[name], label=name) for name in CAUSE_GROUPS]

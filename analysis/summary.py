@@ -7,6 +7,7 @@ from math import isnan
 from typing import Any
 
 from skipsim.analysis.causes import CAUSE_GROUPS
+from skipsim.analysis.kernel_share import kernel_share
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.processor import Processor
@@ -150,7 +151,8 @@ def describe_report(report: Report, network: str, *, cores: bool = False, frames
     length = f"{report.frames} frame{'s' if report.frames > 1 else ''}"
     tile = "the dense schedule" if report.dense is None else f"tile {report.tile}"
     title = f"{network} on {report.hardware.name}: {length}, {tile}"
-    sections = [title, _totals(report), _causes(report), _energy(report), _slowest(report)]
+    kernels = "" if report.dense is None else kernel_share(report, report.dense, report.realised)
+    sections = [title, _totals(report), kernels, _causes(report), _energy(report), _slowest(report)]
     sections += [_by_core(report)] if cores else []
     sections += [_by_frame(report)] if frames else []
     return "\n\n".join(section for section in sections if section)
@@ -198,13 +200,15 @@ def _energy(report: Report) -> str:
 
 
 def _bars(amounts: Mapping[str, float], digits: int = 0, smallest: float = SMALLEST_SHARE) -> str:
-    """Draw shares of the whole as bars, the largest first, those under `smallest` left out."""
+    """Draw shares of the whole as bars, the largest first; those under `smallest` are one row, so that all add up."""
     total = sum(amounts.values()) or 1
-    shares = sorted(((amount / total, name) for name, amount in amounts.items()), key=lambda one: -one[0])
-    return table(
-        [(name, f"{share:.{digits}%}", "█" * round(share * BAR_WIDTH)) for share, name in shares if share >= smallest],
-        "lrl",
-    )
+    shares = {name: amount / total for name, amount in amounts.items()}
+    shown = [(name, share) for name, share in shares.items() if share >= smallest]
+    shown.sort(key=lambda one: -one[1])
+    rest = sum(share for share in shares.values() if share < smallest)
+    if rest >= smallest / 2 > 0:
+        shown.append((f"others, each below {smallest:.0%}", rest))
+    return table([(name, f"{share:.{digits}%}", "█" * round(share * BAR_WIDTH)) for name, share in shown], "lrl")
 
 
 def _by_core(report: Report) -> str:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import platform
-import shlex
 import shutil
 import sys
 import time
@@ -33,7 +32,7 @@ from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan, 
 from skipsim.analysis.machines import save_machines
 from skipsim.analysis.parallel import WorkerDied
 from skipsim.analysis.progress import Bar
-from skipsim.analysis.provenance import PROVENANCE
+from skipsim.analysis.provenance import PROVENANCE, command_line
 from skipsim.analysis.recordings import check_networks, coarsen_traces, record_traces
 from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_results
 from skipsim.analysis.search import Trial, search
@@ -323,7 +322,7 @@ def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
     packages = ("numpy", "pandas", "numba", "joblib", "fastparquet")
     content = {
         "study": plan.study.name,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "study_sha256": hashlib.sha256(plan.study.text.encode()).hexdigest(),
         "skipsim": __version__,
         "model_version": MODEL_VERSION,

@@ -158,6 +158,25 @@ def gated_stages(
     return Stages(causes, columns)
 
 
+def every_position_ms(layers: tuple[Layer, ...], hardware: Hardware) -> float:
+    """Return milliseconds per frame of the gated layers' own kernels where they compute every position, without gates.
+
+    Dense layers run in PyTorch; the difference is what a speed-up owes to the kernels alone.
+    """
+    processor = hardware.processor
+    assert processor is not None, "only for machines with a [processor]"
+    footprint = processor.footprint_bytes or network_bytes(layers)
+    spent_ns = 0.0
+    for layer in layers:
+        if layer.gate == "none":
+            one = dense_stages(layer, processor, footprint, 1)
+        else:
+            masks = np.ones((1, layer.grid_rows, layer.grid_cols), np.bool_)
+            one = gated_stages(layer, processor, "none", masks, WHOLE_MAP, footprint)
+        spent_ns += float(one.causes_ns.sum())
+    return spent_ns * 1e-6
+
+
 def cost_of(costs: dict[LayerClass, Cost], shape: LayerShape, what: str) -> Cost:
     """Return the coefficients of a layer's class."""
     if shape.kind not in costs:

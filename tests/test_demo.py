@@ -10,12 +10,19 @@ from skipsim.analysis.results import mean_over_clips, read_results
 from skipsim.analysis.study import load_study
 
 SMALL = """name = "demo"
-[recording]
+[[recording]]
 network = "pose_small"
 clip = ["pose:2000000:static", "pose:2000001:pan"]
 frames = 4
 threshold = [0, 0.1]
 block = [1, 8]
+[[recording]]
+network = "pose_small"
+clip = ["pose:2000000:static", "pose:2000001:pan"]
+frames = 4
+threshold = 0.1
+block = 8
+loop = "open"
 [simulation]
 hardware = ["edge-npu", "systolic-32x32"]
 tile = ["4x4", "8x8"]
@@ -32,11 +39,13 @@ def small(tmp_path_factory):
 def test_answers_are_the_fastest_rows_within_the_drop(small):
     folder, answers, _ = small
     table = read_results(folder)
-    assert len(table) == 2 * 2 * 2 * 2 * 2
+    assert len(table) == 2 * 2 * 2 * (2 * 2 + 1), (
+        "clips, machines, tiles, and thresholds x blocks and one more in open loop"
+    )
     assert (table["error"] == "").all()
     assert [answer.hardware for answer in answers] == ["edge-npu", "systolic-32x32"]
     for answer in answers:
-        rows = mean_over_clips(table[table["hardware"] == answer.hardware])
+        rows = mean_over_clips(table[(table["hardware"] == answer.hardware) & (table["loop"] == "closed")])
         allowed = rows[rows["quality_drop"] <= MAX_DROP_POINTS + 1e-9]
         assert answer.row["speedup"] == allowed["speedup"].max()
         assert answer.row["quality_drop"] <= MAX_DROP_POINTS + 1e-9
@@ -65,6 +74,9 @@ def test_it_says_in_words_what_to_build_and_why(small):
         assert line.endswith("stay dense") == (row["speedup"] <= 1)
         assert answer.words() in said
     figures = {"latency-accuracy", "speedup-mac-reduction", "cycles-by-cause", "density-by-block", "gate-masks"}
+    figures |= {"open-and-closed-loop"}
+    assert "Open loop against closed, 4 pairs: latency " in said
+    assert "8 recordings, 2 made coarser, 40 simulations" in said
     assert figures <= {file.stem for file in (folder / "figures").glob("*.png")}
     figures |= {f"{kind}-edge-npu" for kind in ("layers", "roofline", "energy", "sensitivities")}
     assert f"as one page, for a browser: {folder / 'report.html'}" in said
@@ -80,7 +92,7 @@ def test_a_second_run_does_only_what_is_missing_and_gives_the_same_table(small):
     folder, answers, _ = small
     table = (folder / "results.parquet").read_bytes()
     traces = {path: path.stat().st_mtime_ns for path in folder.glob("traces/*/manifest.json")}
-    assert len(traces) == 8
+    assert len(traces) == 8 + 2
     again = demo(folder, workers=1, say=lambda text: None)
     assert [answer.to_dict() for answer in again] == [answer.to_dict() for answer in answers]
     assert (folder / "results.parquet").read_bytes() == table

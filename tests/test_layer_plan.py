@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
 
 from skipsim.analysis.decision import decide, decide_all
-from skipsim.analysis.layer_plan import FOLDER, size_of, tile_text
+from skipsim.analysis.find_plan import FOLDER
+from skipsim.analysis.layer_plan import Tried, tile_text
+from skipsim.analysis.mixtures import GROUPINGS
 from skipsim.analysis.recommend import recommend
 from skipsim.analysis.results import read_results
 from skipsim.analysis.sweep import sweep
@@ -53,11 +56,12 @@ def test_it_beats_the_best_uniform_choice(study, decision):
 
 def test_a_mixture_was_recorded_with_its_blocks_and_runs_as_fast_as_said(study, decision):
     plan, machine = decision.plan, load_hardware("edge-npu")
-    folder = study / (FOLDER if len(set(plan.blocks.values())) > 1 else "traces")
+    folder = study / ("traces" if plan.uniform else FOLDER)
+    group_of = GROUPINGS[plan.grouping]
     found = []
     for path in sorted(folder.glob("*.trace")):
         trace = load_trace(path)
-        blocks = {size_of(layer): f"{layer.block_rows}x{layer.block_cols}" for layer in trace.layers}
+        blocks = {group_of(layer): f"{layer.block_rows}x{layer.block_cols}" for layer in trace.layers}
         if blocks == dict(plan.blocks) and trace.origin["parameters"]["threshold"] == plan.threshold:
             found.append(trace)
     assert len(found) == 1
@@ -74,6 +78,25 @@ def test_every_gated_layer_is_in_one_group(decision):
     assert sum(count for _, count, _, _ in plan.groups()) == len(plan.tiling) == len(plan.layers)
     assert list(plan.blocks) == [size for size, *_ in plan.groups()]
     assert plan.dense_layers == [name for name, tile in plan.tiling.items() if tile is None]
+
+
+def test_it_says_what_is_gained_over_what_and_why_not_more(decision):
+    plan = replace(
+        decision.plan, blocks={"64x64": "4x4", "32x32": "8x8"}, grouping="map size", speedup=1.5, uniform_speedup=1.2,
+        one_block_speedup=1.25, quality_drop=0.5, max_drop=1.0, threshold=0.1, mixtures=[], predicted=1,
+    )  # fmt: skip
+    assert plan.better
+    assert "Speed-up 1.50x, +25.0% over the best block and tile for all layers (1.20x), +20.0% over" in plan.summary
+    assert "blocks by map size and tiles by layer, threshold 0.1. Recorded with these blocks" in plan.summary
+    lost = [Tried(0.1, {"64x64": "4x4", "32x32": "8x8"}, 1.6, drop) for drop in (1.5, 1.25)]
+    one = replace(plan, blocks={"64x64": "4x4", "32x32": "4x4"}, mixtures=lost, predicted=2)
+    assert "with one block and tiles by layer" in one.summary
+    assert "2 were recorded, and the least that one of them loses is 1.25 points." in one.summary
+    slow = replace(one, mixtures=[*lost, Tried(0.1, {}, 1.4, 0.75)])
+    assert "of 3 that were recorded, the fastest within the drop reaches 1.40x." in slow.summary
+    none = replace(one, speedup=1.2, predicted=0)
+    assert none.summary.startswith("No plan by layer beats the best block and tile for all layers")
+    assert none.summary.endswith("No mixture of blocks is predicted to be faster.")
 
 
 def test_words_and_data(decision):
@@ -93,9 +116,11 @@ def test_a_second_time_nothing_is_recorded_again(study, decision):
 
 
 def test_without_torch_there_is_a_plan_of_one_block(study, monkeypatch):
-    monkeypatch.setattr("skipsim.analysis.layer_plan.find_spec", lambda name: None)
+    monkeypatch.setattr("skipsim.analysis.find_plan.find_spec", lambda name: None)
     plan = decide(study, read_results(study), "edge-npu", 50).plan
-    assert len(set(plan.blocks.values())) == 1
+    assert plan.uniform
+    assert not plan.mixtures
+    assert not plan.predicted or "needs PyTorch" in plan.summary
 
 
 def test_tiles_are_named_by_what_they_cover():

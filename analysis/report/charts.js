@@ -137,14 +137,15 @@ function drawLayers(content, panel, detail, dense, showLayer) {
     return `${name}<br>${high}x${wide}, ${ins} to ${outs} channels, ${rows}x${cols} map<br>tile ${detail.tiles[layer]}, asked for ${(100 * detail.density[layer]).toFixed(0)} %, computed ${(100 * detail.effective_density[layer]).toFixed(0)} %`;
   });
   const rows = names.map((_, layer) => layer);
+  const measured = panel.machine.measured, scale = measured ? 1e6 / panel.machine.clock_hz : 1e-3, unit = measured ? "µs" : "k cycles";
   const traces = content.groups.map((group, place) => ({
-    type: "bar", orientation: "h", name: group, y: rows, x: detail.cycles[place].map((cycles) => cycles / 1e3), customdata: rows, text: facts, textposition: "none",
+    type: "bar", orientation: "h", name: group, y: rows, x: detail.cycles[place].map((cycles) => cycles * scale), customdata: rows, text: facts, textposition: "none",
     marker: { color: content.group_colours[place], line: { color: "#ffffff", width: 0.4 } },
-    hovertemplate: `%{text}<br><b>${group}: %{x:.3g} k cycles</b><extra></extra>`,
+    hovertemplate: `%{text}<br><b>${group}: %{x:.3g} ${unit}</b><extra></extra>`,
   }));
   traces.push({
-    mode: "markers", name: "dense", y: rows, x: rows.map((layer) => total(dense, layer) / 1e3), customdata: rows, text: facts,
-    marker: { symbol: "line-ns", size: 13, line: { color: INK, width: 2 } }, hovertemplate: "%{text}<br><b>dense: %{x:.3g} k cycles</b><extra></extra>",
+    mode: "markers", name: "dense", y: rows, x: rows.map((layer) => total(dense, layer) * scale), customdata: rows, text: facts,
+    marker: { symbol: "line-ns", size: 13, line: { color: INK, width: 2 } }, hovertemplate: `%{text}<br><b>dense: %{x:.3g} ${unit}</b><extra></extra>`,
   });
   const chart = element("layers");
   const narrow = chart.clientWidth < 640;
@@ -152,7 +153,7 @@ function drawLayers(content, panel, detail, dense, showLayer) {
   Plotly.react(chart, traces, layout({
     barmode: "stack", bargap: 0.25, height: 19 * names.length + 150, hovermode: "closest", margin: { l: 40, r: 14, t: 120, b: 14 },
     legend: { orientation: "h", y: 1, yref: "container", yanchor: "top", x: 0, font: { size: 12 }, traceorder: "normal" },
-    xaxis: { title: { text: "cycles per frame [thousands]" }, rangemode: "tozero", side: "top" },
+    xaxis: { title: { text: measured ? "time per frame [µs]" : "cycles per frame [thousands]" }, rangemode: "tozero", side: "top" },
     yaxis: { range: [names.length - 0.4, -0.6], tickmode: "array", tickvals: rows, ticktext: names.map(label), tickfont: { size: 11 }, ticks: "", showgrid: false },
   }), CONFIG).then(() => {
     chart.removeAllListeners("plotly_click");
@@ -185,6 +186,40 @@ function drawRoofline(content, panel, detail, dense) {
     height: 430, annotations: notes, hovermode: "closest",
     xaxis: { type: "log", title: { text: "computed MACs per byte of DRAM traffic" }, range: ends.map(Math.log10), dtick: 1 },
     yaxis: { type: "log", title: { text: "computed MACs per cycle" }, range: [Math.log10(0.6 * Math.min(...ys)), Math.log10(1.9 * peak)], dtick: 1 },
+  }), CONFIG);
+}
+
+function drawLoops(content, panel) {
+  const { loops } = panel, blocks = [...new Set(loops.block)].sort((a, b) => area(a) - area(b));
+  element("loops-words").textContent = loops.words;
+  drawGaps("loops-latency", content, loops, blocks, loops.latency, "latency, open less closed [%]");
+  const known = loops.quality.some((value) => value !== null);
+  element("loops-quality").hidden = !known;
+  if (known) drawGaps("loops-quality", content, loops, blocks, loops.quality, `${metricName(panel)}, open less closed [points]`);
+}
+
+function drawGaps(name, content, loops, blocks, values, title) {
+  const places = loops.block.map((block) => blocks.indexOf(block));
+  const same = new Map(); // points of a block are laid out side by side, in their order
+  const x = places.map((place) => { const turn = same.get(place) || 0; same.set(place, turn + 1); return [place, turn]; });
+  const text = loops.block.map((block, row) => `block ${short(block)}, tile ${short(loops.tile[row])}${loops.threshold[row] === null ? "" : `, threshold ${digits(loops.threshold[row])}`}`);
+  const points = {
+    mode: "markers", x: x.map(([place, turn]) => place + 0.6 * ((turn + 0.5) / same.get(place) - 0.5)), y: values, text, showlegend: false,
+    marker: { color: content.colours[0], size: 8, opacity: 0.75 }, hovertemplate: "%{text}<br><b>%{y:+.2f}</b><extra></extra>",
+  };
+  const medians = blocks.map((_, place) => {
+    const own = values.filter((value, row) => places[row] === place && value !== null).sort((a, b) => a - b), half = own.length / 2;
+    return own.length % 2 ? own[Math.floor(half)] : (own[half - 1] + own[half]) / 2;
+  });
+  const line = {
+    mode: "lines", hoverinfo: "skip", line: { color: INK, width: 2.5 }, showlegend: false,
+    x: blocks.flatMap((_, place) => [place - 0.4, place + 0.4, null]), y: medians.flatMap((value) => [value, value, null]),
+  };
+  const labels = medians.map((value, place) => ({ x: place, xref: "x", y: 1, yref: "paper", yanchor: "bottom", text: `${value < 0 ? "" : "+"}${value.toFixed(2)}`, showarrow: false, font: { size: 12 } }));
+  Plotly.react(element(name), [points, line], layout({
+    height: 320, hovermode: "closest", annotations: labels, margin: { l: 56, r: 14, t: 26, b: 48 },
+    xaxis: { title: { text: "block [output pixels]" }, tickvals: blocks.map((_, place) => place), ticktext: blocks.map(short), range: [-0.6, blocks.length - 0.4], showgrid: false },
+    yaxis: { title: { text: title }, zeroline: true, zerolinecolor: INK },
   }), CONFIG);
 }
 

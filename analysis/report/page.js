@@ -22,6 +22,10 @@ function showPanel(number) {
     tab.tabIndex = place === number ? 0 : -1;
   });
   showDecision();
+  element("loops-section").hidden = !panel.loops;
+  if (panel.loops) drawLoops(content, panel);
+  element("layers-unit").textContent = panel.machine.measured ? "Microseconds" : "Cycles of the mean core, and";
+  element("timeline-section").hidden = panel.machine.measured; // one call after the other: the layers say it all
   const list = panel.runs.map((run, place) => [run.latency_ms, place]).sort((a, b) => a[0] - b[0]);
   const name = (place) => `${runName(panel, panel.runs[place])}${place === panel.recommended ? " (recommended)" : panel.runs[place].front ? " (Pareto line)" : ""}`;
   element("pick").replaceChildren(made("option", "the dense schedule", { value: "dense" }), ...list.map(([, place]) => made("option", name(place), { value: place })));
@@ -103,24 +107,24 @@ function showFacts() {
     ["accuracy", run.quality === null ? "not measured" : `${metricName(panel)} ${percent(run.quality, 2)}, ${run.quality_drop.toFixed(2)} points lost`],
     ["MACs", `${run.mac_reduction.toFixed(2)}x fewer, ${percent(run.realised)} realised`],
     ["density", `${percent(run.density, 1)} asked for, ${percent(run.effective_density, 1)} computed`],
-    ["energy", `${digits(run.energy_uj)} µJ a frame (dense ${digits(run.dense_energy_uj)} µJ)`],
+    ["energy", run.energy_uj === null ? null : `${digits(run.energy_uj)} µJ a frame (dense ${digits(run.dense_energy_uj)} µJ)`],
     ["DRAM", `${digits(run.dram_read_mb)} MB read, ${digits(run.dram_write_mb)} MB written a frame`],
-    ["area", `${digits(run.area_mm2)} mm²`],
+    ["area", run.area_mm2 === null ? null : `${digits(run.area_mm2)} mm²`],
     ["loop", { closed: "closed: masks and accuracy of this block", open: "open: masks of a finer recording, coarsened" }[run.loop] || run.loop],
   ] : [
     ["configuration", "the dense schedule, every layer at its best tile"],
     ["latency", `${digits(any.dense_latency_ms)} ms a frame`],
     ["accuracy", any.dense_quality === null ? "not measured" : `${metricName(panel)} ${percent(any.dense_quality, 2)}`],
-    ["energy", `${digits(any.dense_energy_uj)} µJ a frame`],
-    ["area", `${digits(any.area_mm2)} mm²`],
+    ["energy", any.dense_energy_uj === null ? null : `${digits(any.dense_energy_uj)} µJ a frame`],
+    ["area", any.area_mm2 === null ? null : `${digits(any.area_mm2)} mm²`],
   ];
-  element("facts").replaceChildren(...facts.flatMap(([name, text]) => [made("dt", name), made("dd", text)]));
+  element("facts").replaceChildren(...facts.filter(([, text]) => text !== null).flatMap(([name, text]) => [made("dt", name), made("dd", text)]));
   const shares = run ? run.shares : sharesOf(panel.details.dense);
   const bar = made("div", "", { class: "bar", role: "img", "aria-label": content.groups.map((group, place) => `${group} ${percent(shares[place])}`).join(", ") });
   bar.append(...shares.map((share, place) => made("span", "", { style: `width:${100 * share}%;background:${content.group_colours[place]}`, title: `${content.groups[place]} ${percent(share)}` })));
   const keys = made("p");
   keys.append(...content.groups.map((group, place) => [shares[place], group, place]).filter(([share]) => share >= 0.005).sort((a, b) => b[0] - a[0]).map(([share, group, place]) => key(content.group_colours[place], `${group} ${percent(share)}`)));
-  element("shares").replaceChildren(made("p", "Where the cycles go"), bar, keys);
+  element("shares").replaceChildren(made("p", "Where the time goes"), bar, keys);
 }
 
 function sharesOf(detail) {
@@ -155,7 +159,7 @@ function showProvenance() {
 function start() {
   element("title").textContent = `Study “${content.study}”`;
   const failed = content.panels.reduce((sum, one) => sum + one.failed, 0);
-  element("lead").textContent = `${content.rows} simulations of ${content.provenance.recordings.length} recordings${failed ? `, ${failed} of them failed` : ""}. Latency, energy and bytes are those of the mean frame.`;
+  element("lead").textContent = `${content.rows} simulations of ${content.provenance.recordings.length} sets of masks${failed ? `, ${failed} of them failed` : ""}. Latency, energy and bytes are those of the mean frame.`;
   element("sensitivity-hint").textContent = "The recommended run, simulated again with one number of the machine twice as good or half as good; masks and tiles stay.";
   element("tabs").replaceChildren(...content.panels.map((one, number) => {
     const tab = made("button", panelName(one), { type: "button", role: "tab", "aria-controls": "main" });

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import html
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from skipsim.analysis.budget import MAX_DROP_POINTS
 from skipsim.analysis.causes import CAUSE_GROUPS
 from skipsim.analysis.decision import Decision
-from skipsim.analysis.provenance import provenance_of
+from skipsim.analysis.provenance import command_line, provenance_of
 from skipsim.analysis.report.lanes import KINDS
 from skipsim.analysis.report.panel import PanelWriter
 from skipsim.analysis.report.runs import panels_of
@@ -31,7 +30,7 @@ def write_report(
     directory: str | Path,
     out: str | Path,
     *,
-    max_drop: float = 1.0,
+    max_drop: float = MAX_DROP_POINTS,
     detailed: int = DETAILED,
     decisions: Mapping[tuple[str, str], Decision] | None = None,
 ) -> list[Path]:
@@ -69,7 +68,7 @@ def write_report(
         "panels": [writer.panel(panel) for panel in panels_of(table)],
         "masks": writer.masks,
         "clips": writer.clips,
-        "provenance": provenance | {"report_command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])},
+        "provenance": provenance | {"report_command": command_line()},
         "study_text": _text(directory / "study.toml"),
     }
     write_text(out, _filled(content, plotly))

@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 
 from skipsim.analysis.decision import Decision, decide
+from skipsim.analysis.loops import describe_gaps, loop_gaps
 from skipsim.analysis.machines import machine_of
 from skipsim.analysis.report.lanes import lanes_of, page_lanes
 from skipsim.analysis.report.player import masks_of, pictures_of
 from skipsim.analysis.report.runs import Panel, Run, plain, run_data, shown_in_full
+from skipsim.analysis.results import mean_over_clips
 from skipsim.analysis.run_detail import detail_of, layers_of, machine_facts, middle_frame
 from skipsim.errors import InputError
 from skipsim.simulator.report import Report
@@ -87,6 +89,22 @@ class PanelWriter:
             "clips": [str(name) for name in first.clips["clip"]],
             "left_out": panel.left_out,
             "failed": panel.failed,
+            "loops": self._loops(panel),
+        }
+
+    def _loops(self, panel: Panel) -> dict[str, Any] | None:
+        """Return how far open loop is from closed, configuration by configuration; None without both."""
+        own = (self._table["network"] == panel.network) & (self._table["hardware"] == panel.hardware)
+        rows = mean_over_clips(self._table[own])
+        gaps = loop_gaps(rows)
+        if gaps.empty:
+            return None
+        percent = {"density": 100 * gaps["density_gap"], "latency": 100 * (gaps["latency_ratio"] - 1)}
+        values = {**percent, "quality": gaps["quality_gap"], "threshold": gaps["threshold"]}
+        return {
+            "words": describe_gaps(rows),
+            **{name: [plain(value) for value in column] for name, column in values.items()},
+            **{name: [str(value) for value in gaps[name]] for name in ("block", "tile")},
         }
 
     def _decision(self, panel: Panel) -> tuple[int | None, dict[str, Any]]:

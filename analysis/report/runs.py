@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from skipsim.analysis.causes import group_shares
+from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.pareto import pareto_front
 from skipsim.analysis.results import RECORDING_COLUMNS, SIMULATION_COLUMNS, mean_over_clips, overrides_of
 from skipsim.errors import InputError
@@ -67,7 +68,9 @@ def panels_of(table: pd.DataFrame) -> list[Panel]:
 def _panel(network: str, hardware: str, rows: pd.DataFrame, means: pd.DataFrame) -> Panel:
     overrides = overrides_of(rows)
     good = "quality" if means["quality"].notna().any() else "speedup"
-    front = pareto_front(means, minimise=["latency_ms", *(["energy_uj"] if good == "speedup" else [])], maximise=[good])
+    costs = ["latency_ms", *(["energy_uj"] if good == "speedup" and means["energy_uj"].notna().any() else [])]
+    closed = decisive_rows(means)
+    front = means.index.isin(closed.index[pareto_front(closed, minimise=costs, maximise=[good])])
     order = np.lexsort((means["latency_ms"].to_numpy(), ~front))[:MOST_POINTS]
     keys = [name for name in (*RECORDING_COLUMNS, *SIMULATION_COLUMNS, *overrides) if name != "clip"]
     several = str(means["clip"].iloc[0]).endswith(" clips") and means["clip"].nunique() == 1
