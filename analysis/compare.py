@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from skipsim.analysis.origins import origin_differences
 from skipsim.analysis.results import configuration_of, overrides_of, read_results
 from skipsim.analysis.summary import table as aligned
 from skipsim.errors import InputError
@@ -45,6 +46,7 @@ class Comparison:
     keys: tuple[str, ...]
     rows: pd.DataFrame
     model_versions: tuple[tuple[int, ...], tuple[int, ...]]
+    origins: tuple[str, ...]  # what the studies were made from that is not the same
 
     @property
     def states(self) -> dict[str, int]:
@@ -58,6 +60,7 @@ class Comparison:
             "before": self.before,
             "after": self.after,
             "model_versions": [list(versions) for versions in self.model_versions],
+            "origins": list(self.origins),
             "states": self.states,
             "rows": rows.to_dict("records"),
         }
@@ -69,6 +72,8 @@ class Comparison:
         if self.model_versions[0] != self.model_versions[1]:
             versions = [", ".join(map(str, sorted(one))) for one in self.model_versions]
             lines.append(f"model version {versions[0]} -> {versions[1]}")
+        if self.origins:
+            lines += ["not made from the same:", *(f"  {line}" for line in self.origins)]
         changed = self.rows[self.rows["state"] == "changed"]
         if changed.empty:
             return "\n".join(lines)
@@ -130,7 +135,14 @@ def compare(before: str | Path, after: str | Path) -> Comparison:
     versions = [tuple(sorted({int(version) for version in table["model_version"]})) for table in tables]
     columns = [name for name in both if name not in ("side", "error_before", "error_after")]
     reasons = both[["error_before", "error_after"]].fillna("")
-    return Comparison(str(before), str(after), tuple(keys), both[columns].join(reasons), (versions[0], versions[1]))
+    return Comparison(
+        str(before),
+        str(after),
+        tuple(keys),
+        both[columns].join(reasons),
+        (versions[0], versions[1]),
+        tuple(origin_differences(Path(before), Path(after))),
+    )
 
 
 def _comparable(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from skipsim.analysis.cli import main
 from skipsim.analysis.compare import compare
+from skipsim.analysis.machines import save_machines
 from skipsim.analysis.results import make_table, write_results
 from skipsim.errors import InputError
+from skipsim.hwmodels.hardware import load_hardware
+from skipsim.traces.layer import Layer
+from skipsim.traces.trace import Trace
 
 
 def row(tile: str, latency: float, drop: float = 0.0, **others: Any) -> dict[str, Any]:
@@ -107,3 +112,42 @@ def test_results_of_a_version_without_constraints_can_still_be_read(tmp_path: Pa
     found = compare(tmp_path / "new", old)
     assert found.rows["latency_ms_change"].tolist() == [-0.5]
     assert isinstance(found.rows, pd.DataFrame)
+
+
+# --- what stands behind the names
+
+
+def made_from(folder: Path, network: str, weights: str, frames: str, bandwidth: float) -> None:
+    """Lay down a provenance, a trace that says what it was recorded from, and a machine."""
+    layer = Layer("conv", 3, 8, 8, 4, 8, 8)
+    origin = {"kind": "recorded", "weights_sha256": weights, "frames_sha256": frames}
+    Trace.from_masks([layer], [np.ones((1, 8, 8), bool)], origin=origin).save(folder / "traces" / "one.trace")
+    content = {"network": ["n", network]}
+    entry = {"trace": "traces/one.trace", "trace_hash": "0", "clip": "/somewhere/c.mp4", "content": content}
+    about = {"skipsim": "0.1.0", "python": "3.11.7", "packages": {"numpy": "2.4.6"}, "recordings": [entry]}
+    (folder / "provenance.json").write_text(json.dumps(about))
+    machine = load_hardware("edge-npu").replace(**{"dram.bytes_per_cycle": bandwidth})
+    save_machines(folder, [machine])
+
+
+def test_what_was_behind_the_names_is_said_on_top(two: tuple[Path, Path]) -> None:
+    for folder in two:
+        made_from(folder, "aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc", 8)
+    assert compare(*two).origins == ()
+    made_from(two[1], "dddddddddd", "eeeeeeeeee", "ffffffffff", 16)
+    about = json.loads((two[1] / "provenance.json").read_text())
+    (two[1] / "provenance.json").write_text(json.dumps(about | {"skipsim": "0.2.0", "packages": {"numpy": "2.5.0"}}))
+    lines = [
+        "skipsim 0.1.0 -> 0.2.0",
+        "numpy 2.4.6 -> 2.5.0",
+        "definitions of network n differ: sha256 aaaaaaaa... -> dddddddd...",
+        "weights of network n differ: sha256 bbbbbbbb... -> eeeeeeee...",
+        "frames of clip c.mp4 differ: sha256 cccccccc... -> ffffffff...",
+        "machine edge-npu: dram.bytes_per_cycle 8.0 -> 16.0",
+    ]
+    found = compare(*two)
+    assert list(found.origins) == lines == found.to_dict()["origins"]
+    said = found.words().splitlines()
+    place = said.index("not made from the same:")
+    assert [line.strip() for line in said[place + 1 : place + 7]] == lines
+    assert place < said.index(next(line for line in said if line.startswith("metric")))
