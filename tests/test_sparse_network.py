@@ -331,6 +331,18 @@ class Branching(nn.Module):
         return y if bool(y.sum() > 0) else -y
 
 
+def test_a_first_frame_that_takes_long_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("skipsim.traces.execute.sparse_network.ANNOUNCED_AFTER_SECONDS", 0.0)
+    sparse = convert(nn.Sequential(nn.Conv2d(3, 4, 3)), InputNormGate(0.1), execute="sparse")
+    sparse(torch.zeros(1, 3, 6, 8))
+    said = capsys.readouterr().err
+    assert "sparse network: reading the graph and making kernels for (6, 8) frames; this takes some seconds" in said
+    sparse(torch.zeros(1, 3, 6, 8))
+    assert capsys.readouterr().err == ""
+
+
 def test_bad_input_is_named() -> None:
     gate = InputNormGate(threshold=0.05)
     model = nn.Sequential(nn.Conv2d(3, 4, 1))
@@ -359,6 +371,11 @@ def test_bad_input_is_named() -> None:
             lambda: convert(model, gate, execute="sparse")(torch.zeros(2, 3, 4, 4)),
             "sparse network: a frame must be a float32 tensor [1, channels, rows, cols] on the CPU, got torch.float32 "
             "[2, 3, 4, 4] on cpu",
+        ),
+        (
+            lambda: convert(model, gate, execute="sparse")(np.zeros((1, 3, 4, 4), np.float32)),
+            "sparse network: a frame must be a float32 tensor [1, channels, rows, cols], got a ndarray; "
+            "torch.from_numpy makes one of an array",
         ),
         (
             lambda: record(convert(model, gate, execute="sparse"), [torch.zeros(3, 4, 4)] * 2),

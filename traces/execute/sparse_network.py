@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +31,7 @@ Key = tuple[str, int]
 Replay = Callable[[int], Mapping[Key, NDArray[np.bool_]]]
 
 PLACEMENTS = ("fused", "separate")
+ANNOUNCED_AFTER_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,19 @@ class Timing:
     operation: str
     part: str
     nanoseconds: int
+
+
+@contextmanager
+def _announced(what: str) -> Iterator[None]:
+    """Say on standard error what is under way, if it takes longer than a moment."""
+    text = f"{what}; this takes some seconds, on the first frame only"
+    timer = threading.Timer(ANNOUNCED_AFTER_SECONDS, print, (text,), {"file": sys.stderr})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class SparseNetwork(nn.Module):
@@ -207,23 +224,32 @@ class SparseNetwork(nn.Module):
         return self._started().assembler.layers
 
     def _begin(self, x: Tensor) -> Running:
+        if not isinstance(x, Tensor):
+            raise InputError(
+                "sparse network: a frame must be a float32 tensor [1, channels, rows, cols], got a "
+                f"{type(x).__name__}; torch.from_numpy makes one of an array"
+            )
         if x.dim() != 4 or x.shape[0] != 1 or x.dtype != torch.float32 or x.device.type != "cpu":
             raise InputError(
                 "sparse network: a frame must be a float32 tensor [1, channels, rows, cols] on the CPU, got "
                 f"{x.dtype} {list(x.shape)} on {x.device}"
             )
         if self._running is None:
-            self._gates = self._read_gates(x)
-            self._graph = self._graph or read_graph(dense_copy(self.network), x)
-            assembler = Assembler(
-                self._graph, self._decide, replayed=self._replay is not None, placement=self._placement
-            )
-            self._running = Running(assembler)
+            with _announced(f"sparse network: reading the graph and making kernels for {tuple(x.shape[2:])} frames"):
+                self._running = self._start(x)
         self._running.take(x)
         self.frame += 1
         if self._replay is not None and not self.reference:
             self._running.impose(self._replay(self.frame))
         return self._running
+
+    def _start(self, x: Tensor) -> Running:
+        """Read gates and graph at a frame's size, and assemble what runs them."""
+        self._gates = self._read_gates(x)
+        self._graph = self._graph or read_graph(dense_copy(self.network), x)
+        return Running(
+            Assembler(self._graph, self._decide, replayed=self._replay is not None, placement=self._placement)
+        )
 
     def _read_gates(self, x: Tensor) -> dict[Key, LayerGate]:
         """Run one frame densely, after which every call of every layer knows its gate."""
