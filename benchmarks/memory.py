@@ -22,15 +22,15 @@ def main() -> None:
         memory = system(part, 1, part.clock_hz)
         state = fresh_state(memory)
         stream = np.array([[0, BURSTS * part.burst_bytes, 1, 0, 1, 0]], np.int64)
-        serve(memory.timing, *fresh_state(memory), stream, 0, 1, False, 0, 0)  # compile
+        serve(fresh_state(memory), stream, 0, 1, False, 0, 0)  # compile
         begin = time.perf_counter()
-        streamed, _ = serve(memory.timing, *state, stream, 0, 1, False, 0, 0)
+        streamed, _ = serve(state, stream, 0, 1, False, 0, 0)
         seconds = time.perf_counter() - begin
-        hits = state[2][0] / BURSTS
+        hits = state.tally[0] / BURSTS
         table = np.ones((BURSTS, 6), np.int64)
         table[:, 0] = rng.integers(0, part.capacity_bytes // part.burst_bytes, BURSTS) * part.burst_bytes
         table[:, 1] = part.burst_bytes
-        scattered, _ = serve(memory.timing, *fresh_state(memory), table, 0, BURSTS, False, 0, 0)
+        scattered, _ = serve(fresh_state(memory), table, 0, BURSTS, False, 0, 0)
         bandwidth = [BURSTS * part.burst_bytes * part.clock_hz / clocks for clocks in (streamed, scattered)]
         print(
             f"{part.name:14} {bandwidth[0] / part.peak_bytes_per_second:14.3f} "

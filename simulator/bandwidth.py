@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from skipsim.simulator.banked import MOVE_COLUMNS
+from skipsim.simulator.bursts import MOVE_COLUMNS
 from skipsim.simulator.counters import TRANSFER_COLUMNS, TRANSFER_KINDS, Counters
 from skipsim.simulator.tiles import REQUEST_COLUMNS, STAGE_REQUEST_COLUMNS, S, Tiles, W
 

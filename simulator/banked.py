@@ -1,28 +1,28 @@
 """Banked memory, compiled: what a request of segments costs a part with channels, bank groups, banks and rows.
 
-The same rules as `reference_banked.py`, which states them in plain Python; nothing is shared but the data types.
-Time is in ticks of the part's command clock; MODEL.md, "Banked memory", explains every rule.
+`bursts.py` finds what a request asks of every channel, `banks.py` what that costs it. The same rules as
+`reference_banked.py`, which states them in plain Python; nothing is shared but the data types. Time is in ticks of the
+part's command clock; MODEL.md, "Banked memory", explains every rule.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipsim.compiled import compiled, inlined
+from skipsim.compiled import compiled
 from skipsim.hwmodels.dram import Dram, dram_part
 from skipsim.hwmodels.hardware import Hardware
+from skipsim.simulator.banks import CHANNEL, CLOSED, LONG_AGO, MOST_BANKS
+from skipsim.simulator.bursts import serve_moves
 
 INTERLEAVE_BYTES = (
     256  # assumed: neighbouring channels serve neighbouring 256 bytes, as address maps of mobile chips do
 )
-
-# One move: `outer` x `inner` contiguous segments of `bytes` each.
-MOVE_COLUMNS = ("address", "bytes", "inner", "inner_stride", "outer", "outer_stride")
-ADDRESS, SEGMENT, INNER, INNER_STRIDE, OUTER, OUTER_STRIDE = range(6)
 
 TIMING = (
     "channels", "interleave", "burst_bytes", "groups", "banks", "row_bursts", "burst", "cl", "cwl", "rcd",
@@ -30,33 +30,19 @@ TIMING = (
     "refi", "ticks", "cycles", "burst_shift", "chunk_shift", "line_shift", "bank_shift", "channel_shift", "round",
     "pace", "same_group", "other_group", "read_to_write", "write_to_same", "write_to_other", "write_recovery",
 )  # fmt: skip
-(
-    CHANNELS, INTERLEAVE, BURST_BYTES, GROUPS, BANKS, ROW_BURSTS, BURST, CL, CWL, RCD, RP, RAS, RC, RTP, WR,
-    WTR_S, WTR_L, RTW, CCD_S, CCD_L, RRD_S, RRD_L, FAW, RFC, REFI, TICKS, CYCLES, BURST_SHIFT, CHUNK_SHIFT,
-    LINE_SHIFT, BANK_SHIFT, CHANNEL_SHIFT, ROUND, PACE, SAME_GROUP, OTHER_GROUP, READ_TO_WRITE, WRITE_TO_SAME,
-    WRITE_TO_OTHER, WRITE_RECOVERY,
-) = range(len(TIMING))  # fmt: skip
-
-# State of one channel, then of its banks.
-LAST_COLUMN, LAST_GROUP, LAST_WRITE, REFRESH_DUE, LAST_ACTIVATE, LAST_ACTIVATE_GROUP, OLDEST, FOUR = range(8)
-CHANNEL_STATE = FOUR + 4
-OPEN_ROW, ACTIVATE_READY, PRECHARGE_READY, COLUMN_READY, BANK_STATE = range(5)
-CLOSED = -1
-LONG_AGO = -(2**40)
-
-HITS, MISSES, CONFLICTS, REFRESHES = range(4)
+TIMING_RECORD = np.dtype([(name, np.int64) for name in TIMING])
 
 
 @dataclass(frozen=True)
 class Banked:
-    """A memory system as the engines need it: `timing` follows TIMING; ticks / cycles: its clock / the machine's."""
+    """A memory system as the engines need it; ticks / cycles: its clock / the machine's."""
 
-    timing: NDArray[np.int64]
+    timing: NDArray[np.void]  # [1] record of TIMING
 
     @property
     def channels(self) -> int:
         """Channels that serve in parallel."""
-        return int(self.timing[CHANNELS])
+        return int(self.timing["channels"][0])
 
 
 def banked(hardware: Hardware) -> Banked | None:
@@ -103,7 +89,9 @@ def system(part: Dram, channels: int, clock_hz: int) -> Banked:
         "write_recovery": part.cwl_clocks + part.burst_clocks + part.wr_clocks,
     }
     same = {name: getattr(part, f"{name}_clocks") for name in TIMING if name not in values}
-    return Banked(np.array([(values | same)[name] for name in TIMING], np.int64))
+    assert part.banks <= MOST_BANKS, "the engine's table of banks is that long"
+    numbers = tuple((values | same)[name] for name in TIMING)
+    return Banked(np.array([numbers], TIMING_RECORD))
 
 
 def _shift(count: int) -> int:
@@ -111,180 +99,39 @@ def _shift(count: int) -> int:
     return count.bit_length() - 1
 
 
-def fresh_state(memory: Banked) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return channel state, bank state and tallies (hits, misses, conflicts, refreshes) of a memory at cycle 0."""
-    timing = memory.timing
-    channel = np.full((memory.channels, CHANNEL_STATE), LONG_AGO, np.int64)
-    channel[:, LAST_WRITE] = channel[:, OLDEST] = 0
-    channel[:, LAST_GROUP] = channel[:, LAST_ACTIVATE_GROUP] = -1
-    channel[:, REFRESH_DUE] = timing[REFI]
-    bank = np.zeros((memory.channels, timing[GROUPS] * timing[BANKS], BANK_STATE), np.int64)
-    bank[:, :, OPEN_ROW] = CLOSED
-    return channel, bank, np.zeros(4, np.int64)
+class MemoryState(NamedTuple):
+    """What the engine keeps of a memory: its numbers, and the state of every channel."""
+
+    timing: Any  # [1] record of TIMING
+    channels: Any  # [channels] records: banks.CHANNEL
+
+    @property
+    def tally(self) -> list[int]:
+        """Hits, misses, conflicts and refreshes, summed over the channels."""
+        return [int(self.channels[name].sum()) for name in ("hits", "misses", "conflicts", "refreshes")]
+
+
+def fresh_state(memory: Banked) -> MemoryState:
+    """Return the state of a memory at cycle 0."""
+    channels = np.zeros(memory.channels, CHANNEL)
+    for name in ("last_column", "activate_1", "activate_2", "activate_3", "activate_4"):
+        channels[name] = LONG_AGO
+    channels["last_group"] = channels["last_activate_group"] = channels["first"] = -1
+    channels["refresh_due"] = memory.timing["refi"]
+    channels["open_row"] = CLOSED
+    return MemoryState(memory.timing, channels)
 
 
 @compiled
-def _refresh(t, channel, banks, now, tally):
-    """Refresh all banks of a channel if it is due at `now`; refreshes that were due in idle time are past."""
-    behind = (now - channel[REFRESH_DUE]) // t[REFI]
-    if behind > 0:
-        channel[REFRESH_DUE] += behind * t[REFI]
-        tally[REFRESHES] += behind
-    start = channel[REFRESH_DUE]
-    for b in range(len(banks)):
-        if banks[b, OPEN_ROW] != CLOSED:
-            start = max(start, banks[b, PRECHARGE_READY] + t[RP])
-        start = max(start, banks[b, ACTIVATE_READY])
-    for b in range(len(banks)):
-        banks[b, OPEN_ROW] = CLOSED
-        banks[b, ACTIVATE_READY] = start + t[RFC]
-    channel[REFRESH_DUE] += t[REFI]
-    tally[REFRESHES] += 1
-
-
-@inlined
-def _activate(t, channel, b, group, row, asked, tally):
-    """Open a row of bank `b`, once the row before is precharged and the channel may activate another."""
-    ready = max(asked, b[ACTIVATE_READY])
-    if b[OPEN_ROW] == CLOSED:
-        tally[MISSES] += 1
-    else:
-        tally[CONFLICTS] += 1
-        ready = max(ready, max(asked, b[PRECHARGE_READY]) + t[RP])
-    gap = t[RRD_L] if group == channel[LAST_ACTIVATE_GROUP] else t[RRD_S]
-    oldest = channel[OLDEST]
-    ready = max(ready, channel[LAST_ACTIVATE] + gap, channel[FOUR + oldest] + t[FAW])
-    channel[FOUR + oldest] = channel[LAST_ACTIVATE] = ready
-    channel[OLDEST] = (oldest + 1) & 3
-    channel[LAST_ACTIVATE_GROUP] = group
-    b[OPEN_ROW] = row
-    b[ACTIVATE_READY], b[COLUMN_READY], b[PRECHARGE_READY] = ready + t[RC], ready + t[RCD], ready + t[RAS]
-
-
-@inlined
-def _steady(t, banks, group, bank, row, column):
-    """Whether the bursts after one of `group` wait for the bus only: other groups' rows are open and ready."""
-    for other in range(t[GROUPS]):
-        b = banks[other * t[BANKS] + bank]
-        if other != group and (b[OPEN_ROW] != row or b[COLUMN_READY] > column):
-            return False
-    return True
-
-
-@inlined
-def _pieces(t, channel, banks, begin, end, pieces, apart, write, asked, tally):
-    """Serve a channel's bursts `begin` to `end` - 1, and again `apart` bursts on, `pieces` times.
-
-    Bursts go to the bank groups in turn. As soon as those left of a row wait for the bus only, they follow at an even
-    pace: in closed form. Returns the tick of the last column command.
-    """
-    groups, pace, shift = t[GROUPS], t[PACE], t[LINE_SHIFT]
-    last, due, last_group = channel[LAST_COLUMN], channel[REFRESH_DUE], channel[LAST_GROUP]
-    recovery = t[WRITE_RECOVERY] if write else t[RTP]
-    turns, opened = write != channel[LAST_WRITE], 0
-    length = end - begin
-    in_turn = (apart - length) & (groups - 1) == 0  # the next piece begins with the group after this one's last
-    while pieces:
-        burst = begin
-        while burst < end:
-            line, group = burst >> shift, burst & (groups - 1)
-            row, bank, row_end = line >> t[BANK_SHIFT], line & (t[BANKS] - 1), (line + 1) << shift
-            now = max(asked, last)
-            if now >= due:
-                _refresh(t, channel, banks, now, tally)
-                due = channel[REFRESH_DUE]
-            b = banks[group * t[BANKS] + bank]
-            if b[OPEN_ROW] != row:
-                _activate(t, channel, b, group, row, asked, tally)
-                opened += 1
-            gap = t[SAME_GROUP] if group == last_group else t[OTHER_GROUP]
-            if turns:
-                gap = t[READ_TO_WRITE] if write else t[WRITE_TO_SAME] if group == last_group else t[WRITE_TO_OTHER]
-                turns = False
-            last, run, left = max(asked, b[COLUMN_READY], last + gap), 1, min(end, row_end) - burst
-            if left + pieces > 2 and (groups == 1 or _steady(t, banks, group, bank, row, last)):
-                run = left
-                if last + (left - 2) * pace >= due:  # no further than the burst that the refresh comes before
-                    run = max(1, min(left, 1 - (last - due) // pace))
-                last += (run - 1) * pace
-                while burst + run == end and pieces > 1 and in_turn:  # pieces to come in the same row, likewise
-                    if (end + apart - length) >> shift != line or end + apart > row_end:
-                        break
-                    if last + (length - 1) * pace >= due:
-                        break
-                    last += length * pace
-                    run += length
-                    burst, end, pieces = burst + apart - length, end + apart, pieces - 1
-            burst += run
-            last_group = (burst - 1) & (groups - 1)
-            for back in range(min(run, groups)):
-                b = banks[((last_group - back) & (groups - 1)) * t[BANKS] + bank]
-                b[PRECHARGE_READY] = max(b[PRECHARGE_READY], last - back * pace + recovery)
-        pieces -= 1
-        end += apart
-        begin = end - length
-    tally[HITS] -= opened
-    channel[LAST_COLUMN], channel[LAST_GROUP], channel[LAST_WRITE] = last, last_group, write
-    return last
-
-
-@inlined
-def _segments(t, channel, bank, burst, end, segments, apart, write, asked, tally):
-    """Serve bursts `burst` to `end` - 1, and again `apart` bursts of each channel on, `segments` times.
-
-    Chunks go to the channels in turn, so what a channel has of a segment is contiguous in its own count of bursts.
-    Returns the tick of the latest column command.
-    """
-    channels, shift, latest = t[CHANNELS], t[CHUNK_SHIFT], LONG_AGO
-    chunk, last_chunk = burst >> shift, (end - 1) >> shift
-    chunks = last_chunk - chunk + 1
-    if t[CHANNEL_SHIFT] >= 0:
-        slot, rounds = chunk >> t[CHANNEL_SHIFT], chunks >> t[CHANNEL_SHIFT]
-    else:
-        slot, rounds = chunk // channels, chunks // channels
-    c, rest = chunk - slot * channels, chunks - rounds * channels
-    begin = (slot << shift) + burst - (chunk << shift)
-    for number in range(min(chunks, channels)):
-        stop = (slot + rounds + (number < rest)) << shift
-        if number == (rest if rest else channels) - 1:  # the last chunk may be cut
-            stop -= ((last_chunk + 1) << shift) - end
-        column = _pieces(t, channel[c], bank[c], begin, stop, segments, apart, write, asked, tally)
-        latest = max(latest, column)
-        c += 1
-        if c == channels:
-            c = 0
-            slot += 1
-        begin = slot << shift
-    tally[HITS] += segments * (end - burst)
-    return latest
-
-
-@compiled
-def serve(t, channel, bank, tally, moves, first, count, write, request, grant):
+def serve(memory, moves, first, count, write, request, grant):
     """Serve a request asked for at cycle `request` and granted at `grant`.
 
     Returns (cycle at which the next request may be granted, cycle at which the last byte has left the part).
     """
-    asked = -(-request * t[TICKS] // t[CYCLES])
-    latest, shift = LONG_AGO, t[BURST_SHIFT]
-    for m in range(first, first + count):
-        move = moves[m]
-        inner, stride, outer = move[INNER], move[INNER_STRIDE], move[OUTER]
-        if inner == 1:
-            inner, stride, outer = outer, move[OUTER_STRIDE], 1
-        together, apart = 1, 0
-        if inner > 1:
-            rounds = stride // t[ROUND]
-            if rounds * t[ROUND] == stride:  # all segments lie alike on the channels, which serve them one by one
-                together, apart = inner, rounds << t[CHUNK_SHIFT]
-        for number in range(outer):
-            begin = move[ADDRESS] + number * move[OUTER_STRIDE]
-            for _ in range(0, inner, together):
-                end = ((begin + move[SEGMENT] - 1) >> shift) + 1
-                column = _segments(t, channel, bank, begin >> shift, end, together, apart, write, asked, tally)
-                latest = max(latest, column)
-                begin += stride
-    granted, last = -(-grant * t[TICKS] // t[CYCLES]), latest + t[BURST]
-    data = max(granted, last + (t[CWL] if write else t[CL]))
-    free = max(grant + 1, -(-max(granted, last) * t[CYCLES] // t[TICKS]))
-    return free, max(free, -(-data * t[CYCLES] // t[TICKS]))
+    t = memory.timing[0]
+    asked = -(-request * t.ticks // t.cycles)
+    last = serve_moves(t, memory.channels, moves, first, count, write, asked) + t.burst
+    granted = -(-grant * t.ticks // t.cycles)
+    data = max(granted, last + (t.cwl if write else t.cl))
+    free = max(grant + 1, -(-max(granted, last) * t.cycles // t.ticks))
+    return free, max(free, -(-data * t.cycles // t.ticks))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from skipsim.compiled import compiled, inlined
 from skipsim.simulator import counters as counting
 from skipsim.simulator import tiles as table
-from skipsim.simulator.banked import fresh_state
+from skipsim.simulator.banked import TIMING_RECORD, MemoryState, fresh_state
+from skipsim.simulator.banks import CHANNEL
 from skipsim.simulator.counters import Counters
 from skipsim.simulator.fast_core import (
     A_FREE,
@@ -88,6 +89,7 @@ LAUNCH, GATE, BARRIER = (counting.C[n] for n in ("launch", "gate", "barrier"))
 KIND_DEAL, KIND_SCATTER, KIND_GATHER = range(3)
 CORE_BITS, KIND_BITS = 10, 2
 NEVER = 2**62
+NO_STATE = MemoryState(np.zeros(1, TIMING_RECORD), np.zeros(0, CHANNEL))
 
 
 @inlined
@@ -310,21 +312,8 @@ def _run(
 
 
 def _memory(tiles: Tiles, machine: Machine, log: NDArray[np.int64]) -> Memory:
-    if machine.memory is None:
-        nothing = np.zeros((0, 0), np.int64)
-        return Memory(
-            False,
-            tiles.moves,
-            tiles.requests,
-            nothing[0:0].ravel(),
-            nothing,
-            np.zeros((0, 0, 0), np.int64),
-            nothing.ravel(),
-            log,
-            np.zeros(1, np.int64),
-        )
-    state = machine.memory.timing, *fresh_state(machine.memory)
-    return Memory(True, tiles.moves, tiles.requests, *state, log, np.zeros(1, np.int64))
+    state = fresh_state(machine.memory) if machine.memory else NO_STATE
+    return Memory(machine.memory is not None, tiles.moves, tiles.requests, state, log, np.zeros(1, np.int64))
 
 
 def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:

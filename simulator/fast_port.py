@@ -20,10 +20,7 @@ class Memory(NamedTuple):
     banked: bool
     moves: Any  # [moves, 6]
     requests: Any  # [rows of the table, 6]
-    timing: Any
-    channels: Any
-    banks: Any
-    tally: Any
+    state: Any  # banked.MemoryState
     log: Any  # [transfers, TRANSFER_COLUMNS]; of no length if nothing is logged
     logged: Any  # [1] how many are
 
@@ -33,10 +30,7 @@ def serve_request(memory, kind, number, hold, first, count, request, granted):
     """Return when the port is free again and when the last byte arrives, of a request granted at the given cycle."""
     free = data = granted + hold
     if memory.banked:
-        free, data = serve(
-            memory.timing, memory.channels, memory.banks, memory.tally, memory.moves, first, count, kind == WRITES,
-            request, granted,
-        )  # fmt: skip
+        free, data = serve(memory.state, memory.moves, first, count, kind == WRITES, request, granted)
     if len(memory.log):
         entry = memory.log[memory.logged[0]]
         entry[KIND], entry[NUMBER], entry[GRANT], entry[FREE] = kind, number, granted, free

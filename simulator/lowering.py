@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipsim.compiled import compiled, inlined
 from skipsim.simulator import tiles as table
-from skipsim.simulator.banked import MOVE_COLUMNS
+from skipsim.simulator.bursts import MOVE_COLUMNS
 from skipsim.simulator.coarsen import active_tiles, count_taps
 from skipsim.simulator.dataflow import WHOLE_PASS
 from skipsim.simulator.streams import (

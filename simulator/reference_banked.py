@@ -40,7 +40,7 @@ class BankedMemory:
     """All channels of a memory; `serve` takes one request at a time, in the order in which they are granted."""
 
     def __init__(self, memory: Banked) -> None:
-        self.t = {name: int(value) for name, value in zip(TIMING, memory.timing, strict=True)}
+        self.t = {name: int(memory.timing[name][0]) for name in TIMING}
         places = [(group, bank) for group in range(self.t["groups"]) for bank in range(self.t["banks"])]
         self.channels = [
             Channel({place: Bank() for place in places}, self.t["refi"]) for _ in range(self.t["channels"])

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.hwmodels.hardware import Hardware
-from skipsim.simulator.banked import MOVE_COLUMNS, Banked, banked
+from skipsim.simulator.banked import Banked, banked
+from skipsim.simulator.bursts import MOVE_COLUMNS
 
 MODEL_VERSION = 4  # grows with every change of a simulated number
 
@@ -101,7 +102,7 @@ class Tiles:
     rows: NDArray[np.int64]  # [rows, len(ROW_COLUMNS)]
     stages: NDArray[np.int64]  # [stages, len(STAGE_COLUMNS)]
     work: NDArray[np.int64]  # [stages, len(WORK_COLUMNS)]
-    moves: NDArray[np.int64] = field(default_factory=lambda: _nothing(len(MOVE_COLUMNS)))  # segments: see banked.py
+    moves: NDArray[np.int64] = field(default_factory=lambda: _nothing(len(MOVE_COLUMNS)))  # segments: see bursts.py
     requests: NDArray[np.int64] = field(default_factory=lambda: _nothing(len(REQUEST_COLUMNS)))  # per row: its moves
     stage_requests: NDArray[np.int64] = field(default_factory=lambda: _nothing(len(STAGE_REQUEST_COLUMNS)))
 

@@ -29,13 +29,13 @@ class Memory:
     def read(self, moves: Moves, request: int, write: bool = False) -> tuple[int, int]:
         """Return (free, arrival) of a request granted as soon as it can be."""
         grant = max(request, self.free)
-        self.free, arrival = serve(self.system.timing, *self.state, moves, 0, len(moves), write, request, grant)
+        self.free, arrival = serve(self.state, moves, 0, len(moves), write, request, grant)
         return self.free, arrival
 
     @property
     def tally(self) -> list[int]:
         """Hits, misses, conflicts, refreshes."""
-        return [int(count) for count in self.state[2]]
+        return self.state.tally
 
 
 def bursts(addresses: list[int] | Moves, part: Dram) -> Moves:
@@ -201,7 +201,7 @@ def test_compiled_equals_plain(
         asked += pause
         grant = max(asked, free)
         table = np.array(moves, np.int64)
-        fast = serve(memory.timing, *state, table, 0, len(table), write, asked, grant)
+        fast = serve(state, table, 0, len(table), write, asked, grant)
         assert tuple(fast) == plain.serve(table.tolist(), write, asked, grant)
         free = fast[0]
         assert free > grant

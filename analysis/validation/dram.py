@@ -64,11 +64,11 @@ def run(mapping: str, stride_bytes: int, part: Dram = PART) -> dict[str, float]:
     moves[:, 0], moves[:, 1] = addresses(mapping, stride_bytes, most), part.burst_bytes
     served = free = 0
     while served < most:
-        free, _ = serve(memory.timing, *state, moves, served, 1, False, 0, free)
+        free, _ = serve(state, moves, served, 1, False, 0, free)
         if free > CLOCKS:
             break
         served += 1
-    hits, misses, conflicts, _ = (int(count) for count in state[2])
+    hits, misses, conflicts, _ = state.tally
     return {
         "reads_served": served,
         "row_hit_percent": 100 * hits / (hits + misses + conflicts),

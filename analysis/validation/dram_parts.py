@@ -31,9 +31,9 @@ def predict(part: Dram, pattern: str) -> dict[str, float]:
     state = fresh_state(memory)
     free = end = 0
     for write, moves in PATTERNS[pattern](part):
-        free, data = serve(memory.timing, *state, np.array(moves, np.int64), 0, len(moves), write, 0, free)
+        free, data = serve(state, np.array(moves, np.int64), 0, len(moves), write, 0, free)
         end = max(end, data)
-    hits, misses, conflicts, _ = (int(count) for count in state[2])
+    hits, misses, conflicts, _ = state.tally
     activates = misses + conflicts
     return {CLOCKS: end, ACTIVATES: activates, ROW_HITS: 100 * hits / (hits + activates)}
 
@@ -45,7 +45,7 @@ def unloaded(part: Dram, case: str) -> int:
     for number in range(READS):
         move = np.array([[number * STRIDES[case](part), part.burst_bytes, 1, 0, 1, 0]], np.int64)
         asked = number * APART_CLOCKS
-        latency = serve(memory.timing, *state, move, 0, 1, False, asked, asked)[1] - asked
+        latency = serve(state, move, 0, 1, False, asked, asked)[1] - asked
     return latency
 
 
