@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -19,6 +20,9 @@ from skipsim.traces.gumbel import GumbelGate
 from skipsim.traces.layer import Layer
 from skipsim.traces.sharing import SHARES, groups_of
 from skipsim.traces.skipconv import SIGNALS, UPDATES, FrameClock, MaskHook, SkipConv2d
+
+if TYPE_CHECKING:
+    from skipsim.hwmodels.hardware import Hardware
 
 DenseLayers = Collection[str] | Callable[[Layer], bool]
 EXECUTIONS = ("dense", "sparse")
@@ -36,7 +40,9 @@ def convert(
     mask: MaskHook | None = None,
     block: BlockShape | None = None,
     execute: str = "dense",
-    dense_layers: DenseLayers = (),
+    dense_layers: DenseLayers | None = None,
+    machine: Hardware | str | Path | None = "auto",
+    density: float | None = None,
 ) -> nn.Module:
     """Return a copy of a model in which every nn.Conv2d skips what its gate leaves out; the given model stays as it is.
 
@@ -65,15 +71,22 @@ def convert(
         execute: "dense": every layer computes all and then selects; "sparse": only what the gates let through is
             computed, on the block-sparse kernels of this machine's CPU, which is what saves time (see SparseNetwork).
         dense_layers: with execute="sparse": layers that are computed whole, without a gate and by torch's own kernels,
-            where that is faster: their names, or a function of a Layer.
+            where that is faster: their names, or a function of a Layer. None: where `machine` predicts it to be.
+        machine: with execute="sparse": a machine that `skipsim calibrate` measured, its name or file; "auto": the one
+            that the environment variable SKIPSIM_MACHINE names, otherwise a packaged one that was measured on a
+            processor like this; None: no layer runs densely by prediction. A warning says where it differs.
+        density: with `machine`: share of the positions that is expected to be computed; None: a quarter.
 
     Raises:
         InputError: a model without convolutions or one converted before, both or neither of gate and mask, bad values.
     """
     if execute not in EXECUTIONS:
         raise InputError(f"convert: execute {execute!r} is unknown; {nearest(str(execute), EXECUTIONS)}")
-    if execute == "dense" and dense_layers:
-        raise InputError('convert: dense_layers is an argument only together with execute="sparse"')
+    for name, given in (("dense_layers", dense_layers), ("density", density)):
+        if execute == "dense" and given is not None:
+            raise InputError(f'convert: {name} is an argument only together with execute="sparse"')
+    if density is not None and not 0 < density <= 1:
+        raise InputError(f"convert: density must be in (0, 1], got {density!r}")
     _check_choice(gate, mask, block)
     share = _chosen("share", share, gate, SHARES)
     signal = _chosen("signal", signal, gate, SIGNALS)
@@ -116,9 +129,9 @@ def convert(
         listed = ", ".join(f"{name} ({kind})" for name, kind in dense.items())
         warnings.warn(f"convert: left dense, because only plain nn.Conv2d is converted: {listed}", stacklevel=2)
     if execute == "sparse":
-        from skipsim.traces.execute.sparse_network import SparseNetwork  # needs this module
+        from skipsim.traces.execute.sparse_network import DENSITY, SparseNetwork  # needs this module
 
-        return SparseNetwork(converted, dense_layers=dense_layers)
+        return SparseNetwork(converted, dense_layers=dense_layers, machine=machine, density=density or DENSITY)
     return converted
 
 

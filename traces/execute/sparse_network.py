@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,10 @@ from torch import Tensor, nn
 
 from skipsim.errors import InputError, nearest
 from skipsim.hwmodels import kernels
+from skipsim.hwmodels.choice import faster_dense, machine_at_hand
+from skipsim.hwmodels.hardware import Hardware
+from skipsim.hwmodels.kernel_work import LayerShape
+from skipsim.hwmodels.processor import Processor
 from skipsim.traces.convert import DenseLayers, LayerGate, dense_copy, layer_gates, reset
 from skipsim.traces.execute.assembly import Assembler, Entry, RunningLayer, blocked
 from skipsim.traces.execute.decision import CustomGate, Decision, Dense, Follow, GivenMask, NormGate, Shared
@@ -30,6 +36,9 @@ from skipsim.traces.skipconv import SkipConv2d
 Key = tuple[str, int]
 Replay = Callable[[int], Mapping[Key, NDArray[np.bool_]]]
 
+Machine = Hardware | str | Path | None
+
+DENSITY = 0.25
 PLACEMENTS = ("fused", "separate")
 ANNOUNCED_AFTER_SECONDS = 1.0
 
@@ -79,7 +88,10 @@ class SparseNetwork(nn.Module):
     Args:
         converted: what `convert` made, with its gates.
         dense_layers: convolutions that run on the whole map, without a gate and by torch's own kernels: their names,
-            or a function that tells from a layer's geometry whether it is one.
+            or a function that tells from a layer's geometry whether it is one. None: the layers with gates of their own
+            that `machine` predicts to be faster so, at a density of `density`.
+        machine: a measured machine, its name or file; "auto": the one of this host, if any; None: predict nothing.
+        density: share of the positions that is expected to be computed.
         placement: "fused": a gate sees a position when its producer writes it; "separate": every gated layer first
             compares its whole input with the reference, as a gate that is a network layer of its own does. The masks
             are the same.
@@ -95,7 +107,9 @@ class SparseNetwork(nn.Module):
         self,
         converted: nn.Module,
         *,
-        dense_layers: DenseLayers = (),
+        dense_layers: DenseLayers | None = (),
+        machine: Machine = None,
+        density: float = DENSITY,
         placement: str = "fused",
         replay: Replay | None = None,
         graph: Graph | None = None,
@@ -109,15 +123,18 @@ class SparseNetwork(nn.Module):
         self.threads = threads
         self._gates: dict[Key, LayerGate] = {}
         self._gated = {m.layer_name: m for m in converted.modules() if isinstance(m, SkipConv2d)}
-        self._dense, self._placement, self._replay = dense_layers, placement, replay
+        self._placement, self._replay, self._density = placement, replay, density
+        self._dense: DenseLayers = () if dense_layers is None else dense_layers
+        found = machine_at_hand(machine, _warn) if dense_layers is None else None
+        self._processor = None if found is None else found.processor
         self._reset_every = next(iter(self._gated.values())).reset_every
         self._graph = graph
         self._running: Running | None = None
         updates = {module.update for module in self._gated.values()} - {"recompute"}
         if updates:
             raise InputError(f'convert: execute="sparse" runs the update form "recompute", got {updates.pop()!r}')
-        if not callable(dense_layers):
-            for name in dense_layers:
+        if not callable(self._dense):
+            for name in self._dense:
                 if name not in self._gated:
                     raise InputError(f"convert: dense_layers: no layer {name!r}; {nearest(str(name), self._gated)}")
 
@@ -191,6 +208,11 @@ class SparseNetwork(nn.Module):
         return tuple(running_layer.layer for running_layer in self._layers())
 
     @property
+    def dense_layers(self) -> tuple[str, ...]:
+        """Labels of the layers that run whole, on torch's kernels; known from the first frame on."""
+        return tuple(each.layer.label for each in self._layers() if each.dense)
+
+    @property
     def fallbacks(self) -> tuple[str, ...]:
         """Names of the operations that torch computes on whole maps; known from the first frame on."""
         entries = self._started().assembler.frame
@@ -247,6 +269,8 @@ class SparseNetwork(nn.Module):
         """Read gates and graph at a frame's size, and assemble what runs them."""
         self._gates = self._read_gates(x)
         self._graph = self._graph or read_graph(dense_copy(self.network), x)
+        if self._processor is not None:
+            self._dense = self._predicted_dense(self._processor)
         return Running(
             Assembler(self._graph, self._decide, replayed=self._replay is not None, placement=self._placement)
         )
@@ -257,6 +281,20 @@ class SparseNetwork(nn.Module):
         gates = {gate.layer.key: gate for gate in layer_gates(self.network)}
         reset(self.network)
         return gates
+
+    def _predicted_dense(self, processor: Processor) -> DenseLayers:
+        """Return which layers are predicted to be faster dense, of those that share their gate with no other."""
+        own = [known.layer for key, known in self._gates.items() if self._gated[key[0]].share == "layer"]
+        gated = {layer.label: layer for layer in own if layer.gate != "none"}
+        names = {
+            label: (
+                LayerShape(**{one.name: getattr(layer, one.name) for one in fields(LayerShape)}),
+                (layer.block_rows, layer.block_cols),
+            )
+            for label, layer in gated.items()
+        }
+        chosen = faster_dense(names, processor, self._density)
+        return lambda layer: layer.label in chosen
 
     def _decide(self, operation: Convolution) -> Decision:
         module, known = self._gated.get(operation.layer.name), self._gates.get(operation.layer.key)
@@ -283,3 +321,7 @@ class SparseNetwork(nn.Module):
     def _ask(self, module: SkipConv2d, layer: Layer) -> Any:
         module.frame, module.call, module.last_layer = self.frame, layer.call, layer
         return None if module._mask is None else module._mask(module)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(f"convert: {text}", stacklevel=4)
