@@ -9,6 +9,7 @@ and dense time x density. (Comparisons with published numbers are in the package
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -20,7 +21,7 @@ from skipsim.analysis.summary import table
 from skipsim.analysis.validate_networks import NETWORKS, network_errors, summarise
 from skipsim.errors import InputError
 from skipsim.hwmodels.calibrate import STAGES, amounts_of
-from skipsim.hwmodels.design import BLOCKS, Call, draw_shapes
+from skipsim.hwmodels.design import BLOCKS, Call, draw_calls, draw_shapes
 from skipsim.hwmodels.fit import errors_of, predict
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.host import check_idle, describe_host, differences, load_of_others
@@ -38,6 +39,9 @@ NAMES = {
     "kernels_error": "kernels alone",
     "naive_mac_error": "MAC count",
 }
+GATED_STEPS = ("compiled", "list", "decide", "move", "change")
+GATHERED = ("torch_blocks", "torch_columns")
+FLAT = 1e-6  # of a line over the density: no slope
 NAIVE = ("mac_count", "roofline", "dense_x_density")
 SEED = 1000  # of the held-out layers, added to the calibration's own
 Say = Callable[[str], None]
@@ -57,7 +61,7 @@ def validate(
     Raises:
         InputError: the machine was not measured, or others keep this one busy.
     """
-    from skipsim.hwmodels.measured_torch import measure_dense
+    from skipsim.hwmodels.measured_torch import measure_dense, measure_gathered
 
     processor = hardware.processor
     if processor is None:
@@ -70,6 +74,9 @@ def validate(
     held_out = measure_compiled(plan, say).table
     shapes = draw_shapes(plan.seed, plan.per_class)
     dense = measure_dense(shapes, "dense", plan, say)
+    calls = draw_calls(shapes, plan.seed, plan.configurations)
+    gathered = measure_gathered(calls, replace(plan, passes=max(2, passes // 2)), say)
+    held_out = pd.concat([held_out, gathered], ignore_index=True)
     whole = [
         one for name in networks for block in blocks for one in network_errors(name, block, processor, passes, say)
     ]
@@ -193,26 +200,29 @@ def kendall_tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     return float(np.mean([np.sign(first[i] - first[j]) * np.sign(second[i] - second[j]) for i, j in pairs]))
 
 
-def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor) -> list[dict[str, float]]:
-    """Return by block the density at which gate, list and kernel take as long as the dense layer, medians over layers.
+def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor) -> list[dict[str, Any]]:
+    """Return by path and block the density at which a gated layer takes as long as the dense one, over all layers.
 
-    The time is taken to be a line over the density; 1: gating pays at every density.
+    The compiled path pays for gate, list and kernel. The time is taken to be a line over the density; 1: gating pays at
+    every density, 0: at none.
     """
-    rows = held_out[~held_out["hot"] & held_out["what"].isin(["compiled", "list", "decide", "move", "change"])].copy()
+    rows = held_out[~held_out["hot"]].copy()
+    rows["path"] = rows["what"].map(dict.fromkeys(GATED_STEPS, "compiled") | {path: path for path in GATHERED})
+    rows = rows[rows["path"].notna()]
     rows["predicted"] = predicted_ns(rows, processor)
     rows["shape"] = [call_of(row).shape.name for row in rows.itertuples(index=False)]
     whole = {call_of(row).shape.name: float(row.ns) for row in dense[~dense["hot"]].itertuples()}  # type: ignore[arg-type]
-    calls = rows[rows["total_ns"] > 0].groupby(["shape", "block", "density", "seed"])[["ns", "predicted"]].sum()
-    sums = calls.reset_index()
+    steps = rows.drop_duplicates(["path", "what", "shape", "block", "density", "seed"])
+    sums = steps.groupby(["path", "shape", "block", "density", "seed"])[["ns", "predicted"]].sum().reset_index()
     found = []
-    for block, part in sums.groupby("block"):
+    for (path, block), part in sums[sums["predicted"] > 0].groupby(["path", "block"]):
         share = part["shape"].map(whole).to_numpy(float)
         density = _column(part, "density")
         lines = {
-            name: min(1.0, _crossing(density, _column(part, column) / share))
+            name: min(1.0, max(0.0, _crossing(density, _column(part, column) / share)))
             for name, column in (("measured", "ns"), ("predicted", "predicted"))
         }
-        found.append({"block": float(block), **lines})  # type: ignore[arg-type]
+        found.append({"path": path, "block": int(block), **lines})
     return found
 
 
@@ -220,7 +230,9 @@ def _crossing(density: NDArray[np.float64], relative: NDArray[np.float64]) -> fl
     """Return where a line through (density, time / dense time), errors relative to the time, reaches 1."""
     matrix = np.column_stack([np.ones_like(density), density]) / relative[:, None]
     constant, slope = np.linalg.lstsq(matrix, np.ones_like(density), rcond=None)[0]
-    return float((1 - constant) / slope) if slope > 0 else float("inf")
+    if slope <= FLAT:
+        return float("inf") if constant < 1 else 0.0
+    return float((1 - constant) / slope)
 
 
 def _column(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:

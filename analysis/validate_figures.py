@@ -10,6 +10,11 @@ from matplotlib.axes import Axes
 from skipsim.analysis.style import COLOURS, GREY, PALE, panels, save, styled
 
 BAND = 0.1
+PATHS = {
+    "compiled": "compiled, with gate",
+    "torch_columns": "PyTorch, pixels",
+    "torch_blocks": "PyTorch, blocks",
+}
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
@@ -38,10 +43,18 @@ def _predicted_over_measured(axes: Axes, points: list[dict[str, Any]]) -> None:
     axes.legend()
 
 
-def _break_even(axes: Axes, rows: list[dict[str, float]]) -> None:
-    for (name, style), colour in zip((("measured", "o-"), ("predicted", "s--")), COLOURS, strict=False):
-        axes.plot([row["block"] for row in rows], [row[name] for row in rows], style, color=colour, label=name)
+def _break_even(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for path, colour in zip(PATHS, COLOURS, strict=False):
+        chosen = [row for row in rows if row["path"] == path]
+        for name, style in (("measured", "o-"), ("predicted", "s--")):
+            label = f"{PATHS[path]}, {name}"
+            axes.plot(
+                [row["block"] for row in chosen], [row[name] for row in chosen], style, color=colour, markersize=3.5,
+                label=label,
+            )  # fmt: skip
+    blocks = sorted({row["block"] for row in rows})
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="block (pixels)", ylabel="density", ylim=(0, None))
-    axes.set_title("gate, list and kernel as slow as dense PyTorch")
+    axes.set_xticks(blocks, [str(block) for block in blocks])
+    axes.set(xlabel="block (pixels)", ylabel="density", ylim=(0, 1.05))
+    axes.set_title("gating pays below this density")
     axes.legend()

@@ -5,7 +5,7 @@ import pytest
 
 from skipsim.analysis import validate as validation
 from skipsim.analysis.cli import main
-from skipsim.analysis.validate import _crossing, kendall_tau, naive_errors, predicted_ns, spread
+from skipsim.analysis.validate import _crossing, break_even, kendall_tau, naive_errors, predicted_ns, spread
 from skipsim.errors import InputError
 from skipsim.hwmodels.design import Call, draw_shapes
 from skipsim.hwmodels.hardware import load_hardware
@@ -25,6 +25,23 @@ def test_a_line_of_times_breaks_even_where_it_says():
     density = np.array([0.1, 0.3, 0.5, 1.0])
     assert _crossing(density, 0.2 + 1.6 * density) == pytest.approx(0.5)
     assert _crossing(density, 0.5 * density) == pytest.approx(2.0)
+
+
+def test_break_even_is_where_the_path_takes_as_long_as_the_dense_layer():
+    """PyTorch's path: half the dense time, and twice the dense time x density: 1/4. The compiled path: never."""
+    import pandas as pd
+
+    processor = load_hardware(MEASURED).processor
+    assert processor is not None
+    shape = draw_shapes(5, {"plain": 1})[0]
+    rows = [
+        {**row_of(what, Call(shape, (4, 4), density, 0.0, seed), False, 2.0**28), "ns": ns, "total_ns": ns}
+        for seed, density in enumerate((0.1, 0.25, 0.5, 1.0))
+        for what, ns in (("torch_blocks", 500 + 2000 * density), ("compiled", 2000.0), ("list", 100.0))
+    ]
+    dense = pd.DataFrame([{**row_of("dense", Call(shape, (1, 1), 1.0, 0.0, 0), False, 2.0**28), "ns": 1000.0}])
+    found = {(row["path"], row["block"]): row["measured"] for row in break_even(pd.DataFrame(rows), dense, processor)}
+    assert found == {("compiled", 4): 0.0, ("torch_blocks", 4): pytest.approx(0.25)}
 
 
 def test_errors_are_spread_over_what_is_known():
