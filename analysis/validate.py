@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skipsim.analysis.summary import table
 from skipsim.analysis.validate_networks import NETWORKS, network_errors, summarise
 from skipsim.errors import InputError
-from skipsim.hwmodels.calibrate import STAGES, amounts_of
+from skipsim.hwmodels.calibrate import OWN_PATHS, STAGES, amounts_of
 from skipsim.hwmodels.design import BLOCKS, Call, draw_calls, draw_shapes
 from skipsim.hwmodels.fit import errors_of, predict
 from skipsim.hwmodels.hardware import Hardware
@@ -66,16 +66,19 @@ def validate(
     processor = hardware.processor
     if processor is None:
         raise InputError(f"hardware {hardware.name!r}: was not measured, there is nothing to validate; see calibrate")
-    warnings = [f"another machine: {line}" for line in differences(processor.host, describe_host())]
+    warnings = [
+        f"another machine: {line}" for line in differences(processor.host, describe_host(processor.host.device))
+    ]
     warnings += [line for line in (check_idle(load_of_others(), allow_busy),) if line]
     for warning in warnings:
         say(f"warning: {warning}")
     plan = Plan(configurations=4, passes=passes, seed=processor.seed + SEED, per_class=HELD_OUT)
-    held_out = measure_compiled(plan, say).table
+    device = processor.host.device
+    held_out = _measured_kernels(device, plan, say)
     shapes = draw_shapes(plan.seed, plan.per_class)
-    dense = measure_dense(shapes, "dense", plan, say)
+    dense = measure_dense(shapes, "dense", plan, say, device)
     calls = draw_calls(shapes, plan.seed, plan.configurations)
-    gathered = measure_gathered(calls, replace(plan, passes=max(2, passes // 2)), say)
+    gathered = measure_gathered(calls, replace(plan, passes=max(2, passes // 2)), say, device)
     held_out = pd.concat([held_out, gathered], ignore_index=True)
     whole = [
         one for name in networks for block in blocks for one in network_errors(name, block, processor, passes, say)
@@ -86,10 +89,19 @@ def validate(
         "layers": layer_errors(held_out, dense, processor),
         "points": points(held_out, processor),
         "break_even": break_even(held_out, dense, processor),
-        "blocks": rank_blocks(shapes, processor, plan, say),
+        "blocks": rank_blocks(shapes, processor, plan, say) if on_cpu else None,
+        "missing": "GPU rows: no GPU was measured" if on_cpu else "block sizes and networks: these run on CPUs",
         "networks": whole,
         "network_errors": summarise(whole) if whole else [],
     }
+
+
+def _measured_kernels(device: str, plan: Plan, say: Say) -> pd.DataFrame:
+    if device == "cpu":
+        return measure_compiled(plan, say).table
+    from skipsim.hwmodels.measured_gpu import measure_gpu
+
+    return measure_gpu(plan, say)
 
 
 def predicted_ns(rows: pd.DataFrame, processor: Processor) -> NDArray[np.float64]:
@@ -124,7 +136,7 @@ def layer_errors(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Process
         errors = np.abs(_column(part, "predicted") - _column(part, "ns")) / _column(part, "total_ns")
         again = np.abs(_column(part, "first_ns") - _column(part, "second_ns")) / _column(part, "total_ns")
         one = {"path": what, "class": group, "hot": bool(hot), "error": spread(errors), "repeat": spread(again)}
-        if what == "compiled" and not hot:
+        if what in OWN_PATHS and not hot:
             one["naive"] = naive_errors(part, dense_cold, processor)
         found.append(one)
     return found
@@ -152,7 +164,7 @@ def naive_errors(part: pd.DataFrame, dense_ns: dict[str, float], processor: Proc
 
 def points(held_out: pd.DataFrame, processor: Processor) -> list[dict[str, Any]]:
     """Return measured and predicted time of every held-out convolution, for the figure."""
-    rows = held_out[held_out["what"] == "compiled"]
+    rows = held_out[held_out["what"].isin(OWN_PATHS)]
     return [
         {"class": kind, "hot": bool(hot), "density": density, "block": block, "measured_ns": ns, "predicted_ns": guess}
         for kind, hot, density, block, ns, guess in zip(
@@ -207,7 +219,9 @@ def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor
     every density, 0: at none.
     """
     rows = held_out[~held_out["hot"]].copy()
-    rows["path"] = rows["what"].map(dict.fromkeys(GATED_STEPS, "compiled") | {path: path for path in GATHERED})
+    rows["path"] = rows["what"].map(
+        dict.fromkeys(GATED_STEPS, "compiled") | {path: path for path in (*GATHERED, "triton")}
+    )
     rows = rows[rows["path"].notna()]
     rows["predicted"] = predicted_ns(rows, processor)
     rows["shape"] = [call_of(row).shape.name for row in rows.itertuples(index=False)]
@@ -215,14 +229,14 @@ def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor
     steps = rows.drop_duplicates(["path", "what", "shape", "block", "density", "seed"])
     sums = steps.groupby(["path", "shape", "block", "density", "seed"])[["ns", "predicted"]].sum().reset_index()
     found = []
-    for (path, block), part in sums[sums["predicted"] > 0].groupby(["path", "block"]):
+    for (path, block), part in sums[sums["predicted"] > 0].astype({"block": int}).groupby(["path", "block"]):
         share = part["shape"].map(whole).to_numpy(float)
         density = _column(part, "density")
         lines = {
             name: min(1.0, max(0.0, _crossing(density, _column(part, column) / share)))
             for name, column in (("measured", "ns"), ("predicted", "predicted"))
         }
-        found.append({"path": path, "block": int(block), **lines})
+        found.append({"path": path, "block": block, **lines})
     return found
 
 
@@ -263,12 +277,13 @@ def describe(results: dict[str, Any]) -> str:
         for one in results["networks"]
     ]  # fmt: skip
     ranked = results["blocks"]
-    lines = [
-        table(layers, "llrrrrrr"),
-        f"block sizes on identical masks: Kendall's tau {ranked['tau_of_the_sum']:.2f} of the sum, "
-        f"{ranked['tau_of_layers']:.2f} of layers (median); the predicted best block costs "
-        f"{ranked['loss']['median']:.1%} (median), {ranked['loss']['p90']:.1%} (p90) more than the measured best",
-    ]
+    lines = [table(layers, "llrrrrrr"), f"missing: {results['missing']}"]
+    if ranked:
+        lines.append(
+            f"block sizes on identical masks: Kendall's tau {ranked['tau_of_the_sum']:.2f} of the sum, "
+            f"{ranked['tau_of_layers']:.2f} of layers (median); the predicted best block costs "
+            f"{ranked['loss']['median']:.1%} (median), {ranked['loss']['p90']:.1%} (p90) more than the measured best"
+        )
     if results["networks"]:
         lines.append(table(networks, "llrrrrrrr"))
         errors = [("error of the speed-up", "", "median", "p90")]

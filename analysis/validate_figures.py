@@ -12,6 +12,7 @@ from skipsim.analysis.style import COLOURS, GREY, PALE, panels, save, styled
 BAND = 0.1
 PATHS = {
     "compiled": "compiled, with gate",
+    "triton": "Triton kernel",
     "torch_columns": "PyTorch, pixels",
     "torch_blocks": "PyTorch, blocks",
 }
@@ -46,6 +47,8 @@ def _predicted_over_measured(axes: Axes, points: list[dict[str, Any]]) -> None:
 def _break_even(axes: Axes, rows: list[dict[str, Any]]) -> None:
     for path, colour in zip(PATHS, COLOURS, strict=False):
         chosen = [row for row in rows if row["path"] == path]
+        if not chosen:
+            continue
         for name, style in (("measured", "o-"), ("predicted", "s--")):
             label = f"{PATHS[path]}, {name}"
             axes.plot(

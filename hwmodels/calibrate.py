@@ -21,7 +21,7 @@ from skipsim.hwmodels.design import DENSE_PER_CLASS, draw_calls, draw_shapes, wo
 from skipsim.hwmodels.fit import fit, significant
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.host import check_idle, check_threads, check_vectors, describe_host, load_of_others, pin_thread
-from skipsim.hwmodels.kernel_work import KERNELS, LayerShape, Registers, StageName, features
+from skipsim.hwmodels.kernel_work import KERNELS, KernelPath, LayerShape, Registers, StageName, features
 from skipsim.hwmodels.measurement_file import Measurements, call_of
 from skipsim.hwmodels.processor import COEFFICIENTS, Cost, Peaks, Processor, residency_of
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from skipsim.hwmodels.measure import Plan
 
 STAGES: tuple[StageName, ...] = ("list", "change", "watch", "decide", "move", "combine", "silu", "mean")
+OWN_PATHS: tuple[KernelPath, ...] = ("compiled", "triton")  # the kernels that gated layers run on, by preference
 FEWEST = 12  # measurements of a class that are worth a fit of their own
 
 
@@ -37,13 +38,14 @@ def fit_hardware(measurements: Measurements, name: str) -> Hardware:
     table, peaks = measurements.table, measurements.peaks
     registers = Registers(pixels=measurements.tile_pixels, lanes=measurements.lanes)
     kernels = {path: _by_class(table, path, peaks, registers) for path in KERNELS if (table["what"] == path).any()}
-    if "compiled" not in kernels:
-        raise InputError("calibrate: the measurements hold no compiled kernel; measure again")
+    path = next((name for name in OWN_PATHS if name in kernels), None)
+    if path is None:
+        raise InputError("calibrate: the measurements hold no compiled or Triton kernel; measure again")
     processor = Processor(
         source=f"measured by skipsim calibrate on {measurements.date}, {len(table)} configurations",
         date=measurements.date,
         seed=measurements.seed,
-        path="compiled",
+        path=path,
         fallback=True,
         footprint_bytes=None,
         repeatability=significant(float(np.median(_repeatability(table)))),
@@ -52,7 +54,11 @@ def fit_hardware(measurements: Measurements, name: str) -> Hardware:
         host=measurements.host,
         peaks=peaks,
         kernels=kernels,
-        stages={stage: _cost(table[table["what"] == stage], peaks, stage, registers) for stage in STAGES},
+        stages={
+            stage: _cost(table[table["what"] == stage], peaks, stage, registers)
+            for stage in STAGES
+            if (table["what"] == stage).any()
+        },
         dense=_by_class(table, "dense", peaks, registers),
         anchors_ns={
             call_of(row).shape.name: significant(float(row.ns), 5)  # type: ignore[arg-type]
@@ -115,7 +121,7 @@ def calibrate(
 
     Args:
         name: of the machine.
-        device: "cpu"; "cuda" is refused: there are no timings of its kernels yet.
+        device: "cpu", or "cuda": the Triton kernel, timed by events on the device.
         plan: how much is measured.
         anchors: dense layers to be measured and taken as they are, such as those of a network that matters.
         allow_busy: only warn about much other load.
@@ -129,19 +135,27 @@ def calibrate(
 
     plan = plan or measure.Plan()
     host = describe_host(device)
-    if device != "cpu":
-        raise InputError(f"calibrate: device {device!r}: its kernels can't be timed yet; choices: cpu")
     for warning in (check_threads(1), check_vectors(host), check_idle(load_of_others(), allow_busy)):
         if warning:
             say(f"warning: {warning}")
     core = pin_thread()
-    measured = measure.measure_compiled(plan, say)
+    measured = _measure_gpu(plan, say) if device == "cuda" else measure.measure_compiled(plan, say)
     dense = draw_shapes(plan.seed + 1, DENSE_PER_CLASS if plan.per_class is None else plan.per_class)
-    tables = [measured.table, measure_dense(dense, "dense", plan, say)]
+    tables = [measured.table, measure_dense(dense, "dense", plan, say, device)]
     calls = draw_calls(draw_shapes(plan.seed, plan.per_class), plan.seed, max(2, plan.configurations // 2))
-    tables.append(measure_gathered(calls, replace(plan, passes=max(2, plan.passes // 4)), say))
+    tables.append(measure_gathered(calls, replace(plan, passes=max(2, plan.passes // 4)), say, device))
     if anchors:
-        tables.append(measure_dense(list(dict.fromkeys(anchors)), "anchor", plan, say))
+        tables.append(measure_dense(list(dict.fromkeys(anchors)), "anchor", plan, say, device))
     measured = replace(measured, table=pd.concat(tables, ignore_index=True), host=host)
     say("" if core is None else f"measured on core {core}")
+    if device == "cpu":
+        say("no GPU was measured: GPU rows are missing")
     return fit_hardware(measured, name), measured
+
+
+def _measure_gpu(plan: Plan, say: Callable[[str], None]) -> Measurements:
+    from skipsim.hwmodels.measured_gpu import gpu_peaks, measure_gpu, measured_on_gpu
+
+    say("peaks of this GPU")
+    peaks = gpu_peaks()
+    return measured_on_gpu(measure_gpu(plan, say), peaks, plan.seed)

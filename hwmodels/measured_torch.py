@@ -26,6 +26,7 @@ from skipsim.hwmodels.measure import FLUSH_BYTES, CacheFlush, Minima, Plan, Say,
 from skipsim.hwmodels.measured_chain import convolution_of
 from skipsim.hwmodels.measurement_file import row_of
 
+GPU_FLUSH_BYTES = 2**28  # more than the last cache of any GPU
 GATHERED = ("blocks", "columns")
 FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -57,11 +58,19 @@ class Tensors:
             )
             bias = torch.zeros(shape.out_channels, device=device)
             return cls(shape, weight * 0.1, bias, producer, producer.clone(memory_format=torch.preserve_format), y)
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             raise InputError(
                 f"calibrate: device {device!r} has no room for the layers that are measured; "
                 "free its memory, or measure fewer with --shapes"
             ) from None
+
+
+def cache_flush(device: str) -> Callable[[], object]:
+    """Return what overwrites the caches of a device."""
+    if device == "cpu":
+        return CacheFlush()
+    scratch = torch.ones(GPU_FLUSH_BYTES // 4, device=device)
+    return lambda: scratch.add_(1)
 
 
 @contextmanager
@@ -126,7 +135,7 @@ def measure_dense(shapes: Sequence[LayerShape], what: str, plan: Plan, say: Say,
     `what` names the rows: "dense" are fitted, an "anchor", measured cold only, is taken as it is.
     """
     generator = np.random.default_rng([plan.seed, 4])
-    cold, hot, flush = {}, {}, CacheFlush()
+    cold, hot, flush = {}, {}, cache_flush(device)
     for layout in FORMATS:
         say(f"dense, {layout}: {len(shapes)} layers")
         layers = [Tensors.of(shape, layout, device, generator) for shape in shapes]
@@ -148,19 +157,19 @@ def measure_dense(shapes: Sequence[LayerShape], what: str, plan: Plan, say: Say,
 
 
 @measurable()
-def measure_gathered(calls: Sequence[Sequence[Call]], plan: Plan, say: Say) -> pd.DataFrame:
+def measure_gathered(calls: Sequence[Sequence[Call]], plan: Plan, say: Say, device: str = "cpu") -> pd.DataFrame:
     """Measure PyTorch's gather, convolution and scatter cold, on chains of calls; both of its paths.
 
     The first pass does not count: PyTorch makes a kernel for every new number of blocks, which takes milliseconds and
     which a video with changing masks pays again and again.
     """
     generator, rows = np.random.default_rng([plan.seed, 6]), []
-    layers = [Tensors.of(call.shape, "nchw", "cpu", generator) for call in calls[0]]
+    layers = [Tensors.of(call.shape, "nchw", device, generator) for call in calls[0]]
     for number, chain in enumerate(calls):
         for path in GATHERED:
             say(f"PyTorch's {path}: chain {number + 1} of {len(calls)}")
             chosen = [pair for pair in zip(chain, layers, strict=True) if _runs(pair[0], path)]
-            minima, flush = Minima.of(len(chosen)), CacheFlush()
+            minima, flush = Minima.of(len(chosen)), cache_flush(device)
             for index in range(1 + plan.passes):
                 flush()
                 times = [_gathered_ns(call, one, path) for call, one in chosen]
@@ -179,7 +188,7 @@ def _runs(call: Call, path: str) -> bool:
 
 
 def _gathered_ns(call: Call, one: Tensors, path: str) -> int:
-    mask, geometry = torch.from_numpy(call.mask), convolution_of(call.shape)
+    mask, geometry = torch.from_numpy(call.mask).to(one.x.device), convolution_of(call.shape)
 
     def run(tensors: Tensors) -> None:
         gather_convolve_scatter(tensors.x, tensors.weight, tensors.bias, geometry, tensors.y, mask, call.block, path)

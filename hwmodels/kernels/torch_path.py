@@ -42,8 +42,8 @@ def gather_convolve_scatter(
         raise InputError(f"gather_convolve_scatter: path {path!r} is unknown; {nearest(path, PATHS)}")
     chosen = mask.nonzero()
     if len(chosen):
-        rows = chosen[:, 0, None] * block[0] + torch.arange(block[0])  # [blocks, block rows]
-        cols = chosen[:, 1, None] * block[1] + torch.arange(block[1])
+        rows = chosen[:, 0, None] * block[0] + torch.arange(block[0], device=mask.device)  # [blocks, block rows]
+        cols = chosen[:, 1, None] * block[1] + torch.arange(block[1], device=mask.device)
         PATHS[path](_padded(x, layer, block), weight, bias, layer, y, rows, cols)
 
 
@@ -59,7 +59,9 @@ def _blocks(
     sides = (rows.shape[1], cols.shape[1])
     spans = [layer.stride[a] * (sides[a] - 1) + layer.dilation[a] * (layer.kernel[a] - 1) + 1 for a in (0, 1)]
     first = [layer.stride[0] * rows[:, 0], layer.stride[1] * cols[:, 0]]
-    in_rows, in_cols = (start[:, None] + torch.arange(span) for start, span in zip(first, spans, strict=True))
+    in_rows, in_cols = (
+        start[:, None] + torch.arange(span, device=start.device) for start, span in zip(first, spans, strict=True)
+    )
     windows = padded[0][:, in_rows[:, :, None], in_cols[:, None, :]].transpose(0, 1)
     out = functional.conv2d(windows, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
     inside = (rows < y.shape[2])[:, :, None] & (cols < y.shape[3])[:, None, :]
