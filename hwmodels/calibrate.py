@@ -21,7 +21,8 @@ from skipsim.hwmodels.design import DENSE_PER_CLASS, draw_calls, draw_shapes, wo
 from skipsim.hwmodels.fit import fit, significant
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.host import check_idle, check_threads, check_vectors, describe_host, load_of_others, pin_thread
-from skipsim.hwmodels.kernel_work import KERNELS, KernelPath, LayerShape, Registers, StageName, features
+from skipsim.hwmodels.kernel_paths import KERNELS
+from skipsim.hwmodels.kernel_work import KernelPath, LayerShape, Registers, StageName, features
 from skipsim.hwmodels.measurement_file import Measurements, call_of
 from skipsim.hwmodels.processor import COEFFICIENTS, Cost, Peaks, Processor, residency_of
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from skipsim.hwmodels.kernel_paths import KERNELS
 from skipsim.hwmodels.kernel_work import (
     FLOAT_BYTES,
-    KERNELS,
     LayerClass,
     LayerShape,
     Registers,

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware
+from skipsim.hwmodels.kernel_paths import KERNELS
 from skipsim.hwmodels.kernel_work import (
     FLOAT_BYTES,
-    KERNELS,
     LayerClass,
     LayerShape,
     Residency,
