@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from skipsim.analysis.causes import CAUSE_GROUPS
+from skipsim.atomic import replacing
 
 # Okabe and Ito, "Color Universal Design", 2008: black and these seven; yellow last, it is weak on white.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -77,6 +78,8 @@ def save(figure: Figure, directory: Path, name: str) -> list[Path]:
     """Write a figure as PDF and as PNG; the same figure gives the same bytes."""
     paths = [directory / f"{name}.pdf", directory / f"{name}.png"]
     with styled():
-        figure.savefig(paths[0], metadata={"CreationDate": None})
-        figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Software": None})
+        with replacing(paths[0]) as temporary:
+            figure.savefig(temporary, metadata={"CreationDate": None})
+        with replacing(paths[1]) as temporary:
+            figure.savefig(temporary, dpi=PNG_DPI, metadata={"Software": None})
     return paths

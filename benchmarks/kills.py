@@ -71,7 +71,7 @@ def main() -> None:
         kills = deaths = 0
         print("kill  after s  recordings  finished simulations")
         while True:
-            process = subprocess.Popen([sys.executable, "-c", code])
+            process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
             pause = draw.uniform(0.5, options.longest)
             if kills < options.kills:
                 try:
