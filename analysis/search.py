@@ -1,8 +1,9 @@
 """Search: NSGA-II picks combinations of a study's axes instead of running them all.
 
 Every axis of the study is a dimension: thresholds, blocks (one dimension per group of layers), tiles, machines and
-their numbers. A trial is one combination on all clips; its objectives are the means of the results table. Trials are
-asked for one generation at a time, so that a generation's recordings and simulations run in parallel.
+their numbers. A trial is one combination on all clips; its objectives are the means of the results table. The first
+half of the trials covers the space evenly, as a coarse grid would; generations go on from its front. Trials are asked
+for one generation at a time, so that a generation's recordings and simulations run in parallel.
 
 `search.journal` in the study's folder is Optuna's journal. Every proposal draws from a random number generator of its
 own, seeded by its place, so a search that was killed goes on to the same trials as one that was not.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,7 @@ import pandas as pd
 
 from skipsim.analysis.results import OBJECTIVES
 from skipsim.analysis.simulations import SimulationChoice
-from skipsim.analysis.study import RecordingChoice, Study
+from skipsim.analysis.study import RecordingChoice, Search, Study
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 
@@ -105,15 +108,15 @@ def search(study: Study, folder: Path, run: Run) -> list[Trial]:
     assert study.search is not None, "only a study with [search] is searched"
     optuna = _optuna()
     journal = _open(optuna, study, folder)
-    exhausted = False
+    start, population, exhausted = first_trials(study.search), population_of(study.search), False
     while True:
         trials = _kept(optuna, journal, study)
         done = [trial for trial in trials if trial.state.is_finished()]
         if len(done) >= study.search.trials or (exhausted and len(done) == len(trials)):
             tried = dict.fromkeys(trial_of(study, trial.params) for trial in done[: study.search.trials])
             return [trial for trial in tried if _possible(study, trial)]
-        generation = len(done) // study.search.population
-        end = min(study.search.trials, (generation + 1) * study.search.population)
+        generation = max(0, len(done) - start) // population
+        end = start if len(done) < start else min(study.search.trials, start + (generation + 1) * population)
         seen = {tuple(trial.params.items()) for trial in trials}
         for number in range(len(trials), end):
             place = _propose(optuna, journal, study, number, seen)
@@ -125,21 +128,71 @@ def search(study: Study, folder: Path, run: Run) -> list[Trial]:
         _evaluate(optuna, journal, study, running, run)
 
 
-def _propose(optuna: Any, journal: Any, study: Study, number: int, seen: set[Any]) -> Any:
-    """Ask for one combination that is new; None if there seems to be no more.
+def population_of(search: Search) -> int:
+    """Return how many trials a generation has."""
+    return search.population or max(2, round(math.sqrt(search.trials)))
 
-    Crossover often gives what is there already; what it does not find is then looked for at random.
+
+def first_trials(search: Search) -> int:
+    """Return how many trials cover the space evenly before generations begin: half of them."""
+    return -(-search.trials // 2)
+
+
+def even_place(space: Sequence[Dimension], number: int, seed: int) -> dict[str, int]:
+    """Return the place of a trial that covers the space evenly with those before it; blocks are alike in all groups.
+
+    Additive recurrence with the powers of the root of x^(d+1) = x + 1 (M. Roberts, "The unreasonable effectiveness of
+    quasirandom sequences", 2018), from a start that `seed` draws. Blocks of different layers seldom gain from being far
+    apart, so that a grid of uniform blocks is where to start from.
     """
+    axes = list(dict.fromkeys(_axis(one) for one in space if len(one.values) > 1))
+    root = 2.0
+    for _ in range(40):
+        root = (1 + root) ** (1 / (len(axes) + 1))
+    draw = random.Random(seed)
+    shares = {axis: (draw.random() + number * root ** -(place + 1)) % 1 for place, axis in enumerate(axes)}
+    return {one.name: int(shares.get(_axis(one), 0) * len(one.values)) for one in space}
+
+
+def _axis(dimension: Dimension) -> str:
+    return "block" if dimension.name.startswith("block ") else dimension.name
+
+
+def _propose(optuna: Any, journal: Any, study: Study, number: int, seen: set[Any]) -> Any:
+    """Ask for one combination that is new and can be; None if there seems to be no more.
+
+    The first ones cover the space evenly. Later, crossover often gives what is there already; what it does not find is
+    then looked for at random.
+    """
+    assert study.search is not None
+    space = space_of(study)
     for attempt in range(2 * ATTEMPTS):
-        journal.sampler = _sampler(optuna, study, f"{number} {attempt}", at_random=attempt >= ATTEMPTS)
+        seed = int.from_bytes(hashlib.sha256(f"{study.search.seed} {number} {attempt}".encode()).digest()[:4], "big")
+        sampler = optuna.samplers.NSGAIISampler(population_size=population_of(study.search), seed=seed)
+        chosen = None
+        if number < first_trials(study.search) and not attempt:
+            chosen = even_place(space, number, study.search.seed)
+        elif attempt >= ATTEMPTS or number < first_trials(study.search):
+            draw = random.Random(seed)
+            chosen = {one.name: draw.randrange(len(one.values)) for one in space}
+        journal.sampler = sampler if chosen is None else optuna.samplers.PartialFixedSampler(chosen, sampler)
         asked = journal.ask()
-        for one in space_of(study):
+        for one in space:
             asked.suggest_int(one.name, 0, len(one.values) - 1)
         place = tuple(asked.params.items())
-        if place not in seen:
+        if place not in seen and _exists(study, asked.params):
             return place
         journal.tell(asked, state=optuna.trial.TrialState.FAIL)
     return None
+
+
+def _exists(study: Study, place: Mapping[str, int]) -> bool:
+    """Tell whether a combination is a machine at all: some values exclude each other."""
+    try:
+        trial_of(study, place)
+    except InputError:
+        return False
+    return True
 
 
 def _evaluate(optuna: Any, journal: Any, study: Study, running: Sequence[Any], run: Run) -> None:
@@ -208,14 +261,6 @@ def _kept(optuna: Any, journal: Any, study: Study) -> list[Any]:
     return kept
 
 
-def _sampler(optuna: Any, study: Study, place: str, *, at_random: bool) -> Any:
-    assert study.search is not None
-    seed = int.from_bytes(hashlib.sha256(f"{study.search.seed} {place}".encode()).digest()[:4], "big")
-    if at_random:
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.NSGAIISampler(population_size=study.search.population, seed=seed)
-
-
 def _open(optuna: Any, study: Study, folder: Path) -> Any:
     """Open the journal of this search; another space, objective or seed is another search in the same file."""
     file = folder / JOURNAL
@@ -229,7 +274,7 @@ def _open(optuna: Any, study: Study, folder: Path) -> Any:
     identity = [
         [[one.name, [_plain(value) for value in one.values]] for one in space_of(study)],
         [str(one) for one in study.constraints],
-        [study.objectives, study.search.population, study.search.seed],
+        [study.objectives, study.search.seed],
         study.recording[0].model_dump(mode="json", include={"network", "clip", "frames", "size", "weights", "trace"}),
     ]
     name = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
@@ -251,4 +296,5 @@ def _optuna() -> Any:
     except ModuleNotFoundError:
         raise InputError("a study with [search] needs optuna: pip install 'skipsim[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", message="PartialFixedSampler is experimental")
     return optuna

@@ -144,7 +144,7 @@ class Search(_Table):
     """How many combinations an optimiser tries, in generations of how many, and where its random numbers start."""
 
     trials: Annotated[int, Field(ge=1)]
-    population: Annotated[int, Field(ge=2)] = 24
+    population: Annotated[int, Field(ge=2)] | None = Field(None, description="None: the square root of trials")
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -244,12 +244,29 @@ class Study(_Table):
         A machine or value that cannot be is an InputError.
         """
         axes = self.simulation
+        if self.search:
+            return self._searched_choices()
         grid = SimulationGrid(self.machines, axes.overrides, axes.tile, self.constraints)
         if not grid:
             known = grid.candidates([one.column for one in self.constraints])
             candidates = [*known, *({"tile": tile} for tile in axes.tile)]
             raise explain_none(f"study {self.name!r}", candidates, self.constraints)
         return grid
+
+    def _searched_choices(self) -> SimulationGrid:
+        """Check every value of every axis beside the first ones of the others; return the ends of the axes.
+
+        The whole grid of a search may have billions of combinations.
+        """
+        axes = self.simulation.overrides
+        first = {key: values[0] for key, values in axes.items()}
+        for machine in self.machines:
+            for key, values in axes.items():
+                for value in values:
+                    replaced(machine, tuple((first | {key: value}).items()))
+        ends = {key: tuple(dict.fromkeys((values[0], values[-1]))) for key, values in list(axes.items())[:8]}
+        rest = {key: values[:1] for key, values in list(axes.items())[8:]}
+        return SimulationGrid(self.machines, ends | rest, self.simulation.tile)
 
     def simulation_choice(self, machine: Hardware, values: tuple[AxisValue, ...], tile: str) -> SimulationChoice:
         """Return the simulation on one machine with one value per overridden key."""

@@ -1,8 +1,13 @@
-"""Is a search better than a grid on the same budget? Latency and points lost of pose_small on edge-npu.
+"""Is a search better than a grid on the same budget? Two spaces, 64 combinations each, three seeds.
 
-The grid has four thresholds, four blocks, each for all layers, and four tiles: 64 rows. The search tries 64
-combinations of a threshold anywhere in the same range, a block size per map size, and the same tiles. Prints, for each,
-the share of the box (dense latency, POINTS lost) that its rows beat, the fastest row within one point, and the cost.
+Network: latency and points lost of pose_small on edge-npu. The grid has four thresholds, four blocks, each for all
+layers, and four tiles. The search takes a threshold anywhere in the same range, a block size per map size, and a tile.
+
+Machine: latency and area for one recording. The grid has two values each of array rows and columns, cores and width of
+the DRAM, and four tiles; the search takes any values between.
+
+Prints the share of a box that the rows of each beat: up to the dense latency and POINTS lost, and up to the grid's
+longest latency and largest area.
 """
 
 from __future__ import annotations
@@ -15,66 +20,101 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from skipsim.analysis.gated_network import Gating
 from skipsim.analysis.pareto import hypervolume
+from skipsim.analysis.record_clip import record_clip
 from skipsim.analysis.sweep import sweep
 
 POINTS = 3.0
-COMMON = """
-name = "{name}"
+CLIP = "pose:2000001:pan"
+NETWORK = """
+name = "network"
 [simulation]
 hardware = "edge-npu"
 tile = ["2x2", "4x4", "8x8", "16x16"]
 [recording]
 network = "pose_small"
-clip = "pose:2000001:pan"
+clip = "{clip}"
 frames = {frames}
 """
-GRID = "threshold = { from = 0.05, to = 0.15, steps = 4 }\nblock = [1, 2, 4, 8]\n"
-SEARCH = """threshold = {{ from = 0.05, to = 0.15 }}
-block = {{ ">=32x32" = [1, 2, 4, 8], "16x16" = [1, 2, 4, 8], "*" = [1, 2, 4, 8] }}
-[search]
-trials = {trials}
-population = 16
-seed = {seed}
+NETWORK_GRID = """threshold = { from = 0.05, to = 0.15, steps = 4 }
+block = [1, 2, 4, 8]
+"""
+NETWORK_SEARCH = """threshold = { from = 0.05, to = 0.15 }
+block = { ">=32x32" = [1, 2, 4, 8], "16x16" = [1, 2, 4, 8], "*" = [1, 2, 4, 8] }
+"""
+MACHINE = """
+name = "machine"
+objectives = ["latency_ms", "area_mm2"]
+[recording]
+trace = "clip.trace"
+[simulation]
+hardware = "edge-npu"
+tile = ["2x2", "4x4", "8x8", "16x16"]
+"""
+MACHINE_GRID = """"array.rows" = [8, 32]
+"array.cols" = [8, 32]
+cores = [1, 4]
+"dram.bytes_per_cycle" = [4, 32]
+"""
+MACHINE_SEARCH = """"array.rows" = { from = 8, to = 32 }
+"array.cols" = { from = 8, to = 32 }
+cores = { from = 1, to = 4 }
+"dram.bytes_per_cycle" = { from = 4, to = 32 }
 """
 
 
-def measure(folder: Path, name: str, text: str, frames: int, workers: int | None) -> str:
-    study = folder / f"{name}.toml"
-    study.write_text(COMMON.format(name=name, frames=frames) + text)
+def measure(folder: Path, text: str) -> tuple[pd.DataFrame, float]:
+    """Run a study in the folder of its space, whose recordings and simulations all of them share."""
+    study = folder / "study.toml"
+    study.write_text(text)
     start = time.perf_counter()
-    table = sweep(study, folder / name, workers)
-    took = time.perf_counter() - start
-    keys = ["threshold", "block", "tile"]
-    mean = table.groupby(keys, sort=False)[["latency_ms", "dense_latency_ms", "quality_drop"]].mean()
-    dense = float(mean["dense_latency_ms"].iloc[0])
-    points = np.column_stack([mean["latency_ms"] / dense, mean["quality_drop"].clip(lower=0) / POINTS])
-    allowed = mean[mean["quality_drop"] <= 1]
-    best = "-" if allowed.empty else describe(allowed)
-    recordings = len(list((folder / name / "traces").iterdir()))
-    return f"{name:10} {len(mean):5} {recordings:11} {took:7.0f} {hypervolume(points, (1.0, 1.0)):7.1%}   {best}"
+    table = sweep(study, folder / "out", progress=False)
+    return table, time.perf_counter() - start
 
 
-def describe(allowed: pd.DataFrame) -> str:
-    row = allowed.sort_values("latency_ms").iloc[0]
-    threshold, block, tile = row.name  # type: ignore[misc]
-    return f"{row['dense_latency_ms'] / row['latency_ms']:.3f}x: threshold {threshold:.3f}, block {block}, tile {tile}"
+def network_share(table: pd.DataFrame, grid: pd.DataFrame) -> float:
+    """Return the share of the box up to dense latency and POINTS lost that is beaten."""
+    lost = table["quality_drop"].clip(0) / POINTS
+    return hypervolume(np.column_stack([table["latency_ms"] / table["dense_latency_ms"], lost]), (1.0, 1.0))
+
+
+def machine_share(table: pd.DataFrame, grid: pd.DataFrame) -> float:
+    """Return the share of the box up to the grid's longest latency and largest area that is beaten."""
+    names = ["latency_ms", "area_mm2"]
+    return hypervolume((table[names] / grid[names].max()).to_numpy(np.float64), (1.0, 1.0))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--workers", type=int)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--spaces", choices=["network", "machine"], nargs="*", default=["machine", "network"])
     options = parser.parse_args()
-    print("           rows  recordings  total s  beaten   fastest within one point", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        print(measure(folder, "grid", GRID, options.frames, options.workers), flush=True)
-        for seed in options.seeds:
-            text = SEARCH.format(trials=options.trials, seed=seed)
-            print(measure(folder, f"search-{seed}", text, options.frames, options.workers), flush=True)
+    network = NETWORK.format(clip=CLIP, frames=options.frames)
+    spaces = {
+        "network": (network + NETWORK_GRID, network + NETWORK_SEARCH, network_share),
+        "machine": (MACHINE + MACHINE_GRID, MACHINE + MACHINE_SEARCH, machine_share),
+    }
+    print("                   rows  recordings  total s   beaten")
+    for space in options.spaces:
+        grid_text, search_text, share_of = spaces[space]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if space == "machine":
+                gating = Gating(threshold=0.1, block=(4, 4))
+                record_clip("pose_small", CLIP, folder / "clip.trace", gating, frames=options.frames)
+            grid, shares = pd.DataFrame(), []
+            for seed in [None, *options.seeds]:
+                own = "" if seed is None else f"[search]\ntrials = {options.trials}\nseed = {seed}\n"
+                table, took = measure(folder, (grid_text if seed is None else search_text) + own)
+                grid = table if seed is None else grid
+                recordings = len(table[["threshold", "block"]].drop_duplicates())
+                shares.append(share_of(table, grid))
+                title = f"{space} {'grid' if seed is None else f'search {seed}'}"
+                print(f"{title:18} {len(table):4} {recordings:11} {took:8.0f} {shares[-1]:8.2%}", flush=True)
+            print(f"{space} search: mean {np.mean(shares[1:]):.2%}, {min(shares[1:]):.2%} to {max(shares[1:]):.2%}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ name = "scale"
 trace = "tiny.trace"
 [simulation]
 hardware = "systolic-32x32"
-tile = "4x4"
+tile = ["1x1", "2x2", "4x4", "8x8"]
 "gather.setup_cycles" = {{ from = 1, to = {across}, steps = {across} }}
 "scatter.setup_cycles" = {{ from = 1, to = {down}, steps = {down} }}
 """
@@ -44,7 +44,7 @@ def prepare(folder: Path, jobs: int) -> Path:
     masks = [np.ones((2, 2, 2), np.bool_)]
     Trace.from_masks([layer], masks, reference_frames=[0]).save(folder / "tiny.trace")
     study = folder / "study.toml"
-    study.write_text(STUDY.format(across=jobs // 100, down=100))
+    study.write_text(STUDY.format(across=jobs // 400, down=100))
     return study
 
 
@@ -85,7 +85,7 @@ def peak_mb(who: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, nargs="*", default=[1_000, 10_000, 50_000, 100_000])
+    parser.add_argument("--jobs", type=int, nargs="*", default=[10_000, 50_000, 100_000])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--one", action="store_true", help="measure a single size here and print JSON")
     options = parser.parse_args()
