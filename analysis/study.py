@@ -256,7 +256,7 @@ class Study(_Table):
     def _searched_choices(self) -> SimulationGrid:
         """Check every value of every axis beside the first ones of the others; return the ends of the axes.
 
-        The whole grid of a search may have billions of combinations.
+        The whole grid of a search may have millions of combinations.
         """
         axes = self.simulation.overrides
         first = {key: values[0] for key, values in axes.items()}

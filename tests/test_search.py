@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pandas as pd
 import pytest
 
 from skipsim.analysis.pareto import hypervolume
-from skipsim.analysis.search import space_of
+from skipsim.analysis.search import Dimension, even_place, space_of
 from skipsim.analysis.study import load_study
 from skipsim.analysis.sweep import pending, sweep
 from skipsim.errors import InputError
@@ -75,6 +78,31 @@ def test_every_axis_is_a_dimension(tmp_path: Path) -> None:
     }
     assert space["cores"] == (1, 2, 3, 4)
     assert space["threshold"][::50] == pytest.approx((0.01, 0.1, 1.0))
+
+
+def test_the_first_trials_cover_the_space_evenly() -> None:
+    space = [Dimension("share", ("",)), Dimension("tile", (2, 4, 8, 16)), Dimension("threshold", tuple(range(100)))]
+    space += [Dimension("block stem", (1, 2, 4, 8)), Dimension("block *", (1, 2, 4, 8))]
+    places = [even_place(space, number, seed=3) for number in range(64)]
+    assert all(place["share"] == 0 and place["block stem"] == place["block *"] for place in places)
+    for name, values in (("tile", 4), ("block *", 4)):
+        counts = Counter(place[name] for place in places)
+        assert all(abs(counts[value] - 64 / values) <= 4 for value in range(values)), (name, counts)
+    quarters = Counter((place["tile"] // 2, place["threshold"] // 50, place["block *"] // 2) for place in places)
+    assert all(4 <= quarters[one] <= 12 for one in product(range(2), repeat=3)), "8 of 64 in each eighth, nearly"
+    assert places[5] == even_place(space, 5, seed=3) != even_place(space, 5, seed=4)
+
+
+def test_a_space_of_millions_is_not_enumerated(study: Path, tmp_path: Path) -> None:
+    fine = "".join(f'"{key}" = {{ from = 1, to = 64 }}\n' for key in ("scatter.setup_cycles", "index.cycles_per_tile"))
+    change(study, '"array.rows" = [8, 16, 32]', fine + '"dram.latency_cycles" = { from = 1, to = 100 }')
+    assert math.prod(len(one.values) for one in space_of(load_study(study))) > 1e8
+    change(study, "trials = 30", "trials = 4")
+    assert len(sweep(study, tmp_path / "out", 1)) == 4
+    change(study, "index.cycles_per_tile", "dram.bytes_per_cycle")
+    change(study, 'to = 64 }\n"dram.l', 'to = -64 }\n"dram.l')
+    with pytest.raises(InputError, match="bytes_per_cycle"):
+        sweep(study, tmp_path / "out", 1)
 
 
 def test_it_finds_the_corner_of_the_grid_with_fewer_runs(study: Path, tmp_path: Path) -> None:
