@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from skipsim.analysis.accuracy import CAMERAS, POINTS_ALLOWED, read_rows
+from skipsim.analysis.accuracy import CAMERAS, POINTS_ALLOWED, THRESHOLDS, read_rows
 from skipsim.analysis.style import (
     BLUE,
     GREEN,
@@ -56,15 +56,21 @@ NAMES = {
 }
 MOST_POINTS_SHOWN = 6.0
 FORM = ["update", "reset_every"]
+SCORED = ("fresh", "test")  # splits that are scored, the better first
 
 
 def scored_rows(path: Path) -> pd.DataFrame:
-    """Return the rows on test clips, with the name of the way of gating in `way`."""
+    """Return the rows on test clips, fresh ones where there are, with the name of the way of gating in `way`."""
     table = pd.DataFrame(read_rows(path))
     numbers = ["seed", "block", "reset_every", "drop_points", "mac_reduction", "gated_mac_reduction"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
     table["threshold"] = pd.to_numeric(table["threshold"])
-    table = table[table["split"] == "test"].copy()
+    table = table[table["split"].isin(SCORED)].copy()
+    place = ["task", "method", "seed", "block", "share", "camera", *FORM]
+    table["rank"] = table["split"].map(SCORED.index)
+    best = table.groupby(place)["rank"].transform("min")
+    table = table[(table["rank"] == best) | ~table["method"].isin(THRESHOLDS)].drop(columns="rank")
+    table["clips"] = table["clips"].astype(str) + table["split"].map({"fresh": " fresh", "test": ""})
     shared = table["share"].map({"layer": "", "block": ", one gate per block", "network": ", one gate per network"})
     table["way"] = table["method"].replace(NAMES) + shared
     return table
@@ -74,8 +80,8 @@ def describe(table: pd.DataFrame, task: str) -> str:
     """Return a task's test rows as a Markdown table: one line per way of gating, seeds as mean (least to greatest)."""
     rows = table[table["task"] == task]
     lines = [
-        "| gate or trick | block | update, reset | seeds | " + " | ".join(_heads()) + " |",
-        "|---|---|---|---|" + "---|" * len(_heads()),
+        "| gate or trick | block | update, reset | seeds | test clips | " + " | ".join(_heads()) + " |",
+        "|---|---|---|---|---|" + "---|" * len(_heads()),
     ]
     keys = ["way", "block", *FORM]
     rows = rows.assign(detail=rows["threshold"].where(rows["method"] == "resolution", 0.0))
@@ -84,6 +90,7 @@ def describe(table: pd.DataFrame, task: str) -> str:
         form = "" if not gated else f"{update}, {reset or 'none'}" if way != "hold" else f"1 of {reset} frames"
         cells = [f"{way} {detail:g}" if way == "resolution" else str(way)]
         cells += [str(block) if gated and way != "hold" else "", form, str(group["seed"].nunique())]
+        cells.append(", ".join(group["clips"].drop_duplicates()))
         for camera in CAMERAS:
             seen = group[group["camera"] == camera]
             cells += [_spread(seen["mac_reduction"], "x"), _spread(seen["drop_points"], "")]
@@ -108,8 +115,9 @@ def figure(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     blocks = sorted(plain["block"].unique())
     markers = dict(zip(blocks, MARKERS, strict=False))
     with styled():
-        drawn, axes = panels(len(tasks) * len(CAMERAS), height=2.6)
-        places = [(task, camera) for task in tasks for camera in CAMERAS]
+        seen = set(zip(plain["task"], plain["camera"], strict=True))
+        places = [(task, camera) for task in tasks for camera in CAMERAS if (task, camera) in seen]
+        drawn, axes = panels(len(places), height=2.6)
         for axis, (task, camera) in zip(axes, places, strict=True):
             axis.set_title(f"{task}, {camera} camera")
             _draw(axis, plain[(plain["task"] == task) & (plain["camera"] == camera)], markers)

@@ -21,9 +21,10 @@ from skipsim.analysis.accuracy import (
     read_rows,
     run,
 )
-from skipsim.analysis.accuracy_report import describe, scored_rows
+from skipsim.analysis.accuracy_report import SCORED, describe, scored_rows
 from skipsim.analysis.tune import chosen
 from skipsim.errors import InputError
+from skipsim.traces.datasets import SPLITS
 
 
 def test_every_axis_of_the_experiment_is_there() -> None:
@@ -64,7 +65,7 @@ def test_a_second_run_measures_only_what_is_missing(tmp_path: Path, monkeypatch:
     run(tmp_path / "a.csv", ["pose"], None, say=said.append)
     assert not set(done) & set(measured)
     rows = read_rows(tmp_path / "a.csv")
-    assert [(found["camera"], float(found["threshold"])) for found in rows if found["split"] == "test"] == [
+    assert [(found["camera"], float(found["threshold"])) for found in rows if found["split"] == "fresh"] == [
         ("static", 0.1),
         ("pan", 0.1),
     ]
@@ -135,10 +136,20 @@ def test_every_scored_row_was_chosen_on_other_clips() -> None:
     assert rows
     names = [field.name for field in fields(Point) if field.name not in ("threshold", "split")]
     for found in rows:
-        if found["split"] != "test":
+        if found["split"] in ("validation", "choice"):
             ladders.setdefault(tuple(found[name] for name in names), []).append(found)
-    scored = [found for found in rows if found["split"] == "test" and found["method"] in accuracy.THRESHOLDS]
-    assert {tuple(found[name] for name in names): found["threshold"] for found in scored} == {
-        family: chosen(tried, POINTS_ALLOWED)["threshold"] for family, tried in ladders.items()
-    }
-    assert len(scored) == len(ladders)
+    scored = [found for found in rows if found["split"] in SCORED and found["method"] in accuracy.THRESHOLDS]
+    best = {family: chosen(tried, POINTS_ALLOWED)["threshold"] for family, tried in ladders.items()}
+    for found in scored:
+        assert found["threshold"] == best[tuple(found[name] for name in names)]
+    assert {tuple(found[name] for name in names) for found in scored} == set(ladders)
+
+
+def test_no_clip_has_two_uses() -> None:
+    for task in NETWORKS:
+        used: set[int] = set()
+        for (of, split), (count, _, first) in accuracy.CLIPS.items():
+            if of == task:
+                seeds = set(SPLITS[accuracy.SEEDS_OF.get(split, split)][first : first + 2 * count])
+                assert not used & seeds
+                used |= seeds
