@@ -9,8 +9,9 @@ Lowering (masks coarsened to tiles, bytes and segments of each) is part of every
 tiles; compiling, and making the synthetic masks, is not.
 
 Measured on two virtual cores (AMD EPYC, family 25, model 17; `edge-npu`), million tiles per second at 8x8 / 4x4 / 2x2:
-stream 4.8 to 5.3 / 6.1 to 6.6 / 7.9; banked 0.68 to 0.70 (missed) / 1.4 / 1.7. Two threads 1.65 to 1.84 times one while
-the other core is free; no gain where other work takes it.
+stream 4.8 to 5.3 (the bound in part) / 6.1 to 6.6 / 7.9. Banked, by CPU time on a busy machine: 0.87 to 1.03 (the bound
+only just, if at all) / 1.3; 0.62 / 1.07 before runs of bursts were served at once. Two threads 1.65 to 1.84 times one
+while the other core is free; no gain where other work takes it.
 
 Run by hand: .venv/bin/python benchmarks/whole_path.py [--tiles 1 2 4 8] [--frames 40] [--json FILE]
 """
