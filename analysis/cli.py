@@ -255,7 +255,7 @@ def simulate(
             gated = (number for number in range(found.frames) if not found.reference(number))
             write_timeline(timeline, schedule_of(found, report), next(gated, 0) if frame is None else frame)
     if as_json:
-        print_json(report.to_dict())
+        print_json(report.summary(), layers=report.layer_rows())
     else:
         from skipsim.analysis.summary import describe_report
 

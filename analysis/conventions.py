@@ -7,8 +7,9 @@ import math
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import indent
 from typing import Any, NoReturn
 
 import click
@@ -64,9 +65,20 @@ def complain(message: str) -> None:
     click.echo("skipsim: " + " ".join(message.split()), err=True)
 
 
-def print_json(data: Any) -> None:
-    """Print data as JSON on standard output."""
-    click.echo(json.dumps(_finite(data), indent=1))
+def print_json(data: Any, **rows: Iterable[Any]) -> None:
+    """Print data as JSON on standard output.
+
+    `rows`: further keys of it, if it is a dictionary, whose lists are written item by item and never held as a whole.
+    """
+    text = json.dumps(_finite(data), indent=1)
+    for name, items in rows.items():
+        click.echo(text.removesuffix("\n}") + f",\n {json.dumps(name)}: [", nl=False)
+        separator = "\n"
+        for item in items:
+            click.echo(separator + indent(json.dumps(_finite(item), indent=1), "  "), nl=False)
+            separator = ",\n"
+        text = "\n ]\n}"
+    click.echo(text)
 
 
 def _finite(data: Any) -> Any:

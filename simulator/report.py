@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,16 @@ class Report:
         return pd.DataFrame(self.causes_by_core, columns=list(CAUSES)).rename_axis("core")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for `--json`."""
+        """Return the report as plain data."""
+        return self.summary() | {"layers": list(self.layer_rows())}
+
+    def layer_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of `layers` as plain data, so that a long clip's need not be held at once."""
+        for _, frame in self.layers.groupby("frame"):
+            yield from _rows(frame)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the report as plain data, all but its layers."""
         dense = self.dense or self
         return {
             "hardware": self.hardware.name,
@@ -216,7 +226,6 @@ class Report:
             "causes_by_core": [] if self.causes_by_core is None else self.by_core.to_dict("records"),
             "energy_uj": self.energy,
             "by_frame": _rows(self.by_frame.reset_index()),
-            "layers": _rows(self.layers),
         }
 
     def _totals(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pytest
 
 from skipsim import Layer, Trace, load_hardware, load_trace, machines
 from skipsim.analysis.cli import main
+from skipsim.analysis.conventions import print_json
 
 SCRIPT = Path(sys.executable).with_name("skipsim")
 HEADER = "Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,\n"
@@ -362,3 +363,19 @@ def test_a_closed_pipe_is_no_error():
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=os.environ)
     assert result.stdout.startswith("#")
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize("rows", [[], [{"frame": 0, "causes": {"compute": 1}}, {"frame": 1, "density": float("nan")}]])
+def test_json_of_many_rows_is_written_row_by_row(rows, capsys) -> None:
+    written = []
+
+    def watched():
+        for row in rows:
+            written.append(len(capsys.readouterr().out))  # what stood there before this row was asked for
+            yield row
+
+    print_json({"name": "run", "rows": rows}, watched=iter(rows))
+    data = json.loads(capsys.readouterr().out)
+    assert data["watched"] == data["rows"] == json.loads(json.dumps(rows).replace("NaN", "null"))
+    print_json({"name": "run"}, rows=watched())
+    assert all(written)
