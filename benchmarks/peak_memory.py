@@ -8,6 +8,9 @@
 Memory is the largest resident set of any one process (wait4). This script imports nothing large, because a process
 that is started counts what its parent held before.
 
+Measured on two virtual cores of a quiet machine (AMD EPYC, model 17): a small trace 1.5 s; ResNet-50 1.5 s and
+234 MB; HRNet-W32, 40 frames 2.3 s and 249 MB, 160 frames 4.4 s and 282 MB: 0.3 MB a frame, the report's own numbers.
+
 Run by hand: .venv/bin/python benchmarks/peak_memory.py [--machines 100] [--json FILE]
 """
 

@@ -8,10 +8,10 @@
 Lowering (masks coarsened to tiles, bytes and segments of each) is part of every time, and so is choosing the dense
 tiles; compiling, and making the synthetic masks, is not.
 
-Measured on two virtual cores (AMD EPYC, family 25, model 17; `edge-npu`), million tiles per second at 8x8 / 4x4 / 2x2:
-stream 4.8 to 5.3 (the bound in part) / 6.1 to 6.6 / 7.9. Banked, by CPU time on a busy machine: 0.87 to 1.03 (the bound
-only just, if at all) / 1.3; 0.62 / 1.07 before runs of bursts were served at once. Two threads 1.65 to 1.84 times one
-while the other core is free; no gain where other work takes it.
+Measured on two virtual cores of a quiet machine (AMD EPYC, model 17; `edge-npu`), million tiles per second at
+8x8: stream 4.7 to 5.3 (the bound only in part), banked 0.99 (1 % short; 0.7 before runs of bursts were served at once);
+at 4x4 stream 6.1 to 6.6, banked 1.3. Two threads 1.72 to 1.77 times one; no gain where other work takes the other core.
+ResNet-50 dense with banked memory 0.04 s, HRNet-W32 of 20 frames 0.16 s.
 
 Run by hand: .venv/bin/python benchmarks/whole_path.py [--tiles 1 2 4 8] [--frames 40] [--json FILE]
 """
