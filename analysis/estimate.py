@@ -121,13 +121,16 @@ def _probe(task: RecordingTask, folder: Path) -> list[tuple[int, float, Path]]:
 def _starting(missing: Sequence[RecordingTask], workers: int) -> float:
     """Return the seconds that pass until all processes have started, from what one takes.
 
-    Before recordings, one imports PyTorch and builds the networks, and the others follow beside its first recording;
-    otherwise all of them, and the scheduling process, load the compiled engine at the same time.
+    Before recordings, one imports PyTorch and builds the networks, and the others follow beside its first recording.
+    All of them, and the scheduling process, load the compiled engine at the same time.
     """
     start = time.perf_counter()
-    list(in_processes(check_networks, [missing[:1]], 1) if missing else in_processes(load_engine, [[None]], 1))
-    took = time.perf_counter() - start
-    return took * (2 - 1 / workers) if missing else took * (1 + 1 / workers)
+    if missing:
+        list(in_processes(check_networks, [missing[:1]], 1))
+    with_torch = time.perf_counter()
+    list(in_processes(load_engine, [[None]], 1))
+    torch, engine = with_torch - start, time.perf_counter() - with_torch
+    return torch * (2 - 1 / workers) + engine * (1 + 1 / workers)
 
 
 def load_engine(items: Sequence[None]) -> Sequence[None]:

@@ -2,8 +2,8 @@
 
 Every axis of the study is a dimension: thresholds, blocks (one dimension per group of layers), tiles, machines and
 their numbers. A trial is one combination on all clips; its objectives are the means of the results table. The first
-half of the trials covers the space evenly, as a coarse grid would; generations go on from its front. Trials are asked
-for one generation at a time, so that a generation's recordings and simulations run in parallel.
+half of the trials is a coarse grid; generations go on from its front. Trials are asked for one generation at a time, so
+that a generation's recordings and simulations run in parallel.
 
 `search.journal` in the study's folder is Optuna's journal. Every proposal draws from a random number generator of its
 own, seeded by its place, so a search that was killed goes on to the same trials as one that was not.
@@ -18,6 +18,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def search(study: Study, folder: Path, run: Run) -> list[Trial]:
     assert study.search is not None, "only a study with [search] is searched"
     optuna = _optuna()
     journal = _open(optuna, study, folder)
-    start, population, exhausted = first_trials(study.search), population_of(study.search), False
+    first = coarse_grid(space_of(study), -(-study.search.trials // 2))
+    start, population, exhausted = len(first), population_of(study.search), False
     while True:
         trials = _kept(optuna, journal, study)
         done = [trial for trial in trials if trial.state.is_finished()]
@@ -119,7 +121,7 @@ def search(study: Study, folder: Path, run: Run) -> list[Trial]:
         end = start if len(done) < start else min(study.search.trials, start + (generation + 1) * population)
         seen = {tuple(trial.params.items()) for trial in trials}
         for number in range(len(trials), end):
-            place = _propose(optuna, journal, study, number, seen)
+            place = _propose(optuna, journal, study, number, first[number : number + 1], seen)
             exhausted = place is None
             if exhausted:
                 break
@@ -133,46 +135,56 @@ def population_of(search: Search) -> int:
     return search.population or max(2, round(math.sqrt(search.trials)))
 
 
-def first_trials(search: Search) -> int:
-    """Return how many trials cover the space evenly before generations begin: half of them."""
-    return -(-search.trials // 2)
+def coarse_grid(space: Sequence[Dimension], most: int) -> list[dict[str, int]]:
+    """Return the places of a grid of at most so many combinations, ends of axes included; blocks alike in all groups.
 
-
-def even_place(space: Sequence[Dimension], number: int, seed: int) -> dict[str, int]:
-    """Return the place of a trial that covers the space evenly with those before it; blocks are alike in all groups.
-
-    Additive recurrence with the powers of the root of x^(d+1) = x + 1 (M. Roberts, "The unreasonable effectiveness of
-    quasirandom sequences", 2018), from a start that `seed` draws. Blocks of different layers seldom gain from being far
-    apart, so that a grid of uniform blocks is where to start from.
+    Every axis gets as many values as the others, as far as it has them; one that gets a single value, its middle one.
+    Blocks of different layers seldom gain from being far apart, so that uniform ones are where to start from.
     """
-    axes = list(dict.fromkeys(_axis(one) for one in space if len(one.values) > 1))
-    root = 2.0
-    for _ in range(40):
-        root = (1 + root) ** (1 / (len(axes) + 1))
-    draw = random.Random(seed)
-    shares = {axis: (draw.random() + number * root ** -(place + 1)) % 1 for place, axis in enumerate(axes)}
-    return {one.name: int(shares.get(_axis(one), 0) * len(one.values)) for one in space}
+    sizes: dict[str, int] = {}
+    for one in space:
+        sizes[_axis(one)] = max(sizes.get(_axis(one), 1), len(one.values))
+    levels, growing = dict.fromkeys(sizes, 1), [axis for axis, size in sizes.items() if size > 1]
+    while growing:
+        axis = min(growing, key=lambda axis: levels[axis])
+        if math.prod(levels.values()) // levels[axis] * (levels[axis] + 1) > most:
+            break
+        levels[axis] += 1
+        growing = [axis for axis in growing if levels[axis] < sizes[axis]]
+    combinations = (dict(zip(levels, one, strict=True)) for one in product(*map(range, levels.values())))
+    places = [
+        {one.name: _at(len(one.values), level[_axis(one)], levels[_axis(one)]) for one in space}
+        for level in combinations
+    ]
+    return [place for number, place in enumerate(places) if place not in places[:number]]
 
 
 def _axis(dimension: Dimension) -> str:
     return "block" if dimension.name.startswith("block ") else dimension.name
 
 
-def _propose(optuna: Any, journal: Any, study: Study, number: int, seen: set[Any]) -> Any:
-    """Ask for one combination that is new and can be; None if there seems to be no more.
+def _at(size: int, level: int, levels: int) -> int:
+    """Return which of so many values the level stands for."""
+    return size // 2 if levels == 1 else round(level * (size - 1) / (levels - 1))
 
-    The first ones cover the space evenly. Later, crossover often gives what is there already; what it does not find is
-    then looked for at random.
+
+def _propose(
+    optuna: Any, journal: Any, study: Study, number: int, first: Sequence[dict[str, int]], seen: set[Any]
+) -> Any:
+    """Ask for one combination that is new and can be, `first` if it is one; None if there seems to be no more.
+
+    Crossover often gives what is there already; what it does not find is then looked for at random.
     """
     assert study.search is not None
     space = space_of(study)
+    mutation = 1 / max(1, sum(len(one.values) > 1 for one in space))  # one value of a combination on average
     for attempt in range(2 * ATTEMPTS):
         seed = int.from_bytes(hashlib.sha256(f"{study.search.seed} {number} {attempt}".encode()).digest()[:4], "big")
-        sampler = optuna.samplers.NSGAIISampler(population_size=population_of(study.search), seed=seed)
-        chosen = None
-        if number < first_trials(study.search) and not attempt:
-            chosen = even_place(space, number, study.search.seed)
-        elif attempt >= ATTEMPTS or number < first_trials(study.search):
+        sampler = optuna.samplers.NSGAIISampler(
+            population_size=population_of(study.search), mutation_prob=mutation, seed=seed
+        )
+        chosen = first[0] if first and not attempt else None
+        if attempt >= ATTEMPTS:
             draw = random.Random(seed)
             chosen = {one.name: draw.randrange(len(one.values)) for one in space}
         journal.sampler = sampler if chosen is None else optuna.samplers.PartialFixedSampler(chosen, sampler)

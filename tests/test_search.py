@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ import pandas as pd
 import pytest
 
 from skipsim.analysis.pareto import hypervolume
-from skipsim.analysis.search import Dimension, even_place, space_of
+from skipsim.analysis.search import Dimension, coarse_grid, space_of
 from skipsim.analysis.study import load_study
 from skipsim.analysis.sweep import pending, sweep
 from skipsim.errors import InputError
@@ -80,17 +78,18 @@ def test_every_axis_is_a_dimension(tmp_path: Path) -> None:
     assert space["threshold"][::50] == pytest.approx((0.01, 0.1, 1.0))
 
 
-def test_the_first_trials_cover_the_space_evenly() -> None:
-    space = [Dimension("share", ("",)), Dimension("tile", (2, 4, 8, 16)), Dimension("threshold", tuple(range(100)))]
-    space += [Dimension("block stem", (1, 2, 4, 8)), Dimension("block *", (1, 2, 4, 8))]
-    places = [even_place(space, number, seed=3) for number in range(64)]
-    assert all(place["share"] == 0 and place["block stem"] == place["block *"] for place in places)
-    for name, values in (("tile", 4), ("block *", 4)):
-        counts = Counter(place[name] for place in places)
-        assert all(abs(counts[value] - 64 / values) <= 4 for value in range(values)), (name, counts)
-    quarters = Counter((place["tile"] // 2, place["threshold"] // 50, place["block *"] // 2) for place in places)
-    assert all(4 <= quarters[one] <= 12 for one in product(range(2), repeat=3)), "8 of 64 in each eighth, nearly"
-    assert places[5] == even_place(space, 5, seed=3) != even_place(space, 5, seed=4)
+def test_the_first_trials_are_a_coarse_grid() -> None:
+    space = [Dimension("share", ("",)), Dimension("tile", (2, 4)), Dimension("threshold", tuple(range(100)))]
+    space += [Dimension("block stem", (1, 2, 4)), Dimension("block *", (1, 2, 4, 8, 16))]
+    places = coarse_grid(space, 20)  # 2 tiles x 3 thresholds x 3 blocks
+    assert [tuple(place.values()) for place in places] == [
+        (0, tile, threshold, *blocks)
+        for tile in (0, 1)
+        for threshold in (0, 50, 99)
+        for blocks in ((0, 0), (1, 2), (2, 4))
+    ]
+    assert [tuple(place.values()) for place in coarse_grid(space, 1)] == [(0, 1, 50, 1, 2)]
+    assert len(coarse_grid(space[:2], 100)) == 2
 
 
 def test_a_space_of_millions_is_not_enumerated(study: Path, tmp_path: Path) -> None:
@@ -115,7 +114,7 @@ def test_it_finds_the_corner_of_the_grid_with_fewer_runs(study: Path, tmp_path: 
     assert table["area_mm2"].min() == pytest.approx(smallest)
     front = table[table["on_front"] == 1]
     assert len(front) >= 2
-    later, sooner = table, table.iloc[:15]  # all, and the half that covers the space evenly
+    later, sooner = table, table.iloc[:15]  # all, and the half that is a coarse grid
     box = (table["latency_ms"].max() * 1.1, table["area_mm2"].max() * 1.1)
     volumes = [hypervolume(rows[["latency_ms", "area_mm2"]].to_numpy(), box) for rows in (later, sooner)]
     assert volumes[0] > volumes[1], "generations find more"
