@@ -19,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 from skipsim.analysis.sweep import sweep
+from skipsim.simulator.simulate import compile_engine
 
 STUDY = """
 name = "kills"
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
+    compile_engine()  # takes up to a minute where it was not done before: no run would come further
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         study, out = folder / "study.toml", folder / "killed"
