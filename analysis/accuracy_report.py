@@ -144,7 +144,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, markers: dict[int, str]) -> None:
     axis.minorticks_off()
     axis.set_xlim(0.9, 7)
     axis.set_ylim(MOST_POINTS_SHOWN, -2)
-    axis.set_xlabel("fewer MACs, gates and first frames included")
+    axis.set_xlabel("fewer MACs, gates included")
     axis.set_ylabel("points lost (white: more)")
 
 

@@ -170,7 +170,7 @@ def _descend(run: TrainingRun, objective: Objective, task: Task, device: torch.d
     if run.step >= plan.steps:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # What gates skip keeps differences that decay into denormal numbers, and a step on those takes many times as long.
+    # What gates skip keeps differences that decay into denormal numbers, and a step on those takes longer.
     with flushing_denormals(), Progress(*columns) if progress else nullcontext() as bar:
         pool = _pool_with_bar(task, plan, bar)
         validation = _sample(task, "validation", plan.validation_clips, 4, plan)
