@@ -134,6 +134,9 @@ class Memory(Table):
     burst_bytes: Count = Field(1, description="smallest transfer: every contiguous segment is rounded up to it")
     part: str | None = Field(None, description="banked: the memory device, by name")
     channels: Count | None = Field(None, description="banked: how many channels of it")
+    window: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="banked: pieces of a request that a channel chooses from, what is ready first; 1 = in order"
+    )
 
     @model_validator(mode="after")
     def _rule_has_its_numbers(self) -> Self:

@@ -7,7 +7,7 @@ part's command clock; MODEL.md, "Banked memory", explains every rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ class Banked:
     """A memory system as the engines need it; ticks / cycles: its clock / the machine's."""
 
     timing: NDArray[np.void]  # [1] record of TIMING
+    window: int = 1  # pieces of a request that a channel chooses from; 1 = in order
 
     @property
     def channels(self) -> int:
@@ -52,7 +53,7 @@ def banked(hardware: Hardware) -> Banked | None:
         return None
     assert memory.part is not None, "checked by Hardware"
     assert memory.channels is not None, "checked by Hardware"
-    return system(dram_part(memory.part), memory.channels, hardware.clock_hz)
+    return replace(system(dram_part(memory.part), memory.channels, hardware.clock_hz), window=memory.window)
 
 
 def system(part: Dram, channels: int, clock_hz: int) -> Banked:

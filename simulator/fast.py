@@ -75,6 +75,7 @@ from skipsim.simulator.fast_core import (
 from skipsim.simulator.fast_port import GATE as GATE_READS
 from skipsim.simulator.fast_port import PREFETCH, Memory, serve_request
 from skipsim.simulator.tiles import Machine, Tiles
+from skipsim.simulator.window import IN_ORDER, fresh_window
 
 STAGE_FIRST, STAGE_ROWS, STAGE_LAUNCH = (table.S[n] for n in ("first_row", "rows", "launch"))
 STAGE_GATE, STAGE_GATE_READ, STAGE_INDEX = (table.S[n] for n in ("gate", "gate_read", "index"))
@@ -313,7 +314,9 @@ def _run(
 
 def _memory(tiles: Tiles, machine: Machine, log: NDArray[np.int64]) -> Memory:
     state = fresh_state(machine.memory) if machine.memory else NO_STATE
-    return Memory(machine.memory is not None, tiles.moves, tiles.requests, state, log, np.zeros(1, np.int64))
+    window = fresh_window(machine.memory) if machine.memory and machine.memory.window > 1 else IN_ORDER
+    logged = np.zeros(1, np.int64)
+    return Memory(machine.memory is not None, tiles.moves, tiles.requests, state, window, log, logged)
 
 
 def run(tiles: Tiles, machine: Machine, *, events: bool = False) -> Counters:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from skipsim.hwmodels.dram import PARTS, Dram
 from skipsim.simulator.banked import fresh_state, serve, system
 from skipsim.simulator.reference_banked import BankedMemory
+from skipsim.simulator.window import fresh_window, serve_ready_first
 
 Moves = NDArray[np.int64]
 EVERY_PART = pytest.mark.parametrize("part", PARTS.values(), ids=lambda part: part.name)
@@ -205,3 +206,41 @@ def test_compiled_equals_plain(
         assert tuple(fast) == plain.serve(table.tolist(), write, asked, grant)
         free = fast[0]
         assert free > grant
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    part=st.sampled_from(sorted(PARTS)),
+    channels=st.integers(1, 8),
+    clock_hz=st.sampled_from([10**9, 2 * 10**8, 1_333_333_333, 2 * 10**9]),
+    window=st.sampled_from([1, 2, 3, 8, 64]),
+    requests=st.lists(REQUEST, min_size=1, max_size=8),
+)
+def test_out_of_a_window_compiled_equals_plain(
+    part: str, channels: int, clock_hz: int, window: int, requests: list[tuple[list[Moves], bool, int]]
+) -> None:
+    memory = replace(system(PARTS[part], channels, clock_hz), window=window)
+    state, plain = fresh_window(memory), BankedMemory(memory)
+    asked = free = 0
+    for moves, write, pause in requests:
+        asked += pause
+        grant = max(asked, free)
+        table = np.array(moves, np.int64)
+        fast = serve_ready_first(state, table, 0, len(table), write, asked, grant)
+        assert tuple(fast) == plain.serve(table.tolist(), write, asked, grant)
+        free = fast[0]
+        assert free > grant
+
+
+def test_a_window_serves_first_what_another_bank_has_ready() -> None:
+    """Rows A and B of one bank, C of another: out of two or more, C comes while B waits for its bank."""
+    part = replace(PARTS["LPDDR4X-4266"], refi_clocks=2**40)
+    row, burst = part.row_bytes, part.burst_bytes
+    moves = np.array([[place, burst, 1, 0, 1, 0] for place in (0, row * part.banks, row)], np.int64)
+    ends = {}
+    for window in (1, 2, 3):
+        state = fresh_window(replace(system(part, 1, part.clock_hz), window=window))
+        ends[window] = serve_ready_first(state, moves, 0, 3, False, 0, 0)[1]
+    reopened = part.read_cycle_clocks + part.row_miss_clocks  # B is activated tRC after A
+    assert ends[1] == reopened + part.rrd_s_clocks  # C is activated tRRD after B
+    assert ends[2] == ends[3] == reopened

@@ -9,7 +9,7 @@ import pytest
 
 from skipsim.analysis.validation import dram_parts
 from skipsim.analysis.validation.comparison import Comparison, Pair
-from skipsim.analysis.validation.dram_parts import ACTIVATES, CLOCKS, LATENCY, ROW_HITS
+from skipsim.analysis.validation.dram_parts import ACTIVATES, CLOCKS, LATENCY, READY_FIRST, ROW_HITS
 from skipsim.analysis.validation.dram_patterns import PATTERNS, STRIDES, bursts, scattered
 from skipsim.analysis.validation.oracles import rows
 from skipsim.hwmodels.dram import PARTS, dram_part
@@ -75,6 +75,25 @@ def test_tiles_take_as_long_but_for_what_reordering_gains(
     assert median(map(abs, errors)) < middle
     assert max(errors) < most
     assert min(errors) > -0.05, "serving in order is never much faster than serving what is ready"
+
+
+@pytest.mark.parametrize(
+    ("part", "middle", "most"),
+    [("LPDDR4X-4266", 0.02, 0.07), ("LPDDR5-6400", 0.02, 0.03), ("DDR4-3200", 0.02, 0.04), ("HBM2E-3200", 0.12, 0.31)],
+)
+def test_a_window_gains_on_tiles_what_reordering_gains(
+    compared: Comparison, part: str, middle: float, most: float
+) -> None:
+    errors = [pair.error for pair in pairs(compared, part, "tiles, one queue", READY_FIRST)]
+    assert median(map(abs, errors)) < middle
+    assert max(errors) < most
+    assert min(errors) > -0.05
+
+
+@EVERY_PART
+def test_a_window_serves_scattered_bursts_as_fast_and_streams_as_before(compared: Comparison, part: str) -> None:
+    assert max(abs(pair.error) for pair in pairs(compared, part, "random bursts, one queue", READY_FIRST)) < 0.06
+    assert max(abs(pair.error) for pair in pairs(compared, part, "streams, one queue", READY_FIRST)) < 0.015
 
 
 @EVERY_PART

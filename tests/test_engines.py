@@ -1,6 +1,6 @@
 """Do the two engines agree, bit for bit, on any table: zeros, ties, several cores, stages and buffer parts?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -218,6 +218,7 @@ def test_engines_agree_on_banked_memories(part, seed):
     generator = np.random.default_rng(100 + seed)
     tiles = with_addresses(queued_tiles(generator, 60), generator)
     memory = system(PARTS[part], int(generator.integers(1, 4)), int(generator.choice([10**9, 333_000_000])))
+    memory = replace(memory, window=int(generator.choice([1, 1, 2, 5, 32])))
     numbers = Machine(
         cores=1 + seed % 4, halves=1 + seed % 3, latency=seed * 5, dynamic=seed % 2 == 1, prefetch=seed > 3,
         memory=memory,
@@ -250,6 +251,7 @@ HARDWARE = {
         }
     ),
     "banked": EDGE.replace(**{"dram.rule": "banked"}),
+    "banked, a window of 8": EDGE.replace(**{"dram.rule": "banked", "dram.window": 8}),
     "banked, dynamic, prefetch, NCHW, channels split": EDGE.replace(
         **SMALL_BUFFERS,
         **{

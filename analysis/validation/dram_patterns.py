@@ -14,7 +14,7 @@ Move = tuple[int, int, int, int, int, int]  # address, bytes, inner, inner strid
 Request = tuple[bool, list[Move]]
 
 STREAM_BYTES, BLOCK_BYTES = 2**20, 4096
-SCATTERED, SPAN_BYTES = 8192, 2**26
+SCATTERED, SPAN_BYTES, TOGETHER = 8192, 2**26, 256
 SIDE, CHANNELS, TILES = 128, 64, 64  # a map of 128 x 128 pixels, 64 channels of one byte; tiles taken of it
 OUTPUT, STATE = 2**22, 2**23  # where the second and the third map begin
 
@@ -31,10 +31,13 @@ def stream(part: Dram, write: bool = False) -> Iterator[Request]:
 
 
 def random(part: Dram, write: bool = False) -> Iterator[Request]:
-    """Single bursts, scattered over 64 MiB."""
+    """Single bursts, scattered over 64 MiB, 256 to a request."""
+    size, moves = part.burst_bytes, []
     for number in range(SCATTERED):
-        place = scattered(number, SPAN_BYTES // part.burst_bytes)
-        yield write, [(place * part.burst_bytes, part.burst_bytes, 1, 0, 1, 0)]
+        moves.append((scattered(number, SPAN_BYTES // size) * size, size, 1, 0, 1, 0))
+        if len(moves) == TOGETHER:
+            yield write, moves
+            moves = []
 
 
 def copy(part: Dram) -> Iterator[Request]:
