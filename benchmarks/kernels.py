@@ -4,18 +4,20 @@ dense    every distinct convolution of a network at full density against the fas
          (NCHW, channels last, oneDNN tensors with packed weights). Bound: 0.95 of oneDNN's rate, weighted by MACs.
 sparse   time by density and block on the network's most frequent layers, and the density below which it pays off.
 gate     what the gate's steps cost, in shares of the layer's dense time.
+threads  how much faster the kernels are on more threads, by class of layers; wall clock.
 
 CPU time of one thread; alternatives take turns, and the least time of all rounds counts. Layers run alone, on caches
 that hold what the alternatives left there, or with --cold on emptied ones.
 
 Run by hand: .venv/bin/python benchmarks/kernels.py [--network hrnet_w32 --rows 256 --cols 256] [--rounds 20]
-             [--cold] [--parts dense,sparse,gate] [--json F]
+             [--cold] [--parts dense,sparse,gate,threads] [--json F]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +45,7 @@ from skipsim.hwmodels.kernels import (
     pack,
 )
 from skipsim.hwmodels.kernels.torch_path import PATHS, gather_convolve_scatter
+from skipsim.simulator.processor import shape_of
 from skipsim.traces.layer import Layer
 from skipsim.traces.record import network_layers
 
@@ -269,6 +272,39 @@ def gate_us(case: Case, block: int, rounds: int) -> dict[str, float]:
     return times | {"fused": float(least[6] - least[5])}
 
 
+def bench_threads(layers: tuple[Layer, ...], rounds: int) -> list[dict[str, Any]]:
+    """Print by class how much faster two and more threads are, wall clock, medians over the layers."""
+    counts = [count for count in (2, 4, 8, 16, 32, 64) if count <= (os.cpu_count() or 1)]
+    rows = []
+    for layer, _ in distinct(layers):
+        case = Case.of(layer)
+        for density in (0.1, 1.0):
+            active = ActivePixels.zeros(*case.size)
+            chosen = list_pixels(random_mask(case.size, 4, density), (4, 4), active)
+            Program([chosen]).run()
+            program = Program([convolve(case.packed, case.x, case.y, active)])
+            wall = {count: least_wall_us(program, count, rounds) for count in (1, *counts)}
+            rows.append({"layer": label(layer), "class": shape_of(layer).kind, "density": density, "us": wall})
+    print(f"\n{'class':12}{'density':>8}{'layers':>8}" + "".join(f"{f'{n} threads':>12}" for n in counts))
+    for kind in sorted({row["class"] for row in rows}):
+        for density in (0.1, 1.0):
+            chosen_rows = [row["us"] for row in rows if row["class"] == kind and row["density"] == density]
+            ratios = [float(np.median([us[1] / us[count] for us in chosen_rows])) for count in counts]
+            told = "".join(f"{ratio:11.2f}x" for ratio in ratios)
+            print(f"{kind:12}{density:8}{len(chosen_rows):8}{told}")
+    return rows
+
+
+def least_wall_us(program: Program, threads: int, rounds: int) -> float:
+    """Return the least wall time of a program on so many threads, microseconds."""
+    times = []
+    for _ in range(rounds + 1):
+        begin = time.perf_counter()
+        program.run(threads=threads)
+        times.append(1e6 * (time.perf_counter() - begin))
+    return min(times[1:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="hrnet_w32")
@@ -286,6 +322,7 @@ def main() -> None:
     frequent = [layer for layer, _ in sorted(distinct(layers), key=lambda pair: -pair[1] * pair[0].macs)[:6]]
     parts = {"dense": lambda: bench_dense(layers, options.rounds, options.cold)}
     parts |= {"sparse": lambda: bench_sparse(frequent, options.rounds)}
+    parts |= {"threads": lambda: bench_threads(layers, options.rounds)}
     parts |= {"gate": lambda: bench_gate(frequent, options.rounds)}
     results = {name: parts[name]() for name in options.parts.split(",")}
     if options.json:
