@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,6 @@ NAMES = {
 }
 GATED_STEPS = ("compiled", "list", "decide", "move", "change")
 GATHERED = ("torch_blocks", "torch_columns")
-FLAT = 1e-6  # of a line over the density: no slope
 NAIVE = ("mac_count", "roofline", "dense_x_density")
 SEED = 1000  # of the held-out layers, added to the calibration's own
 Say = Callable[[str], None]
@@ -215,8 +214,8 @@ def kendall_tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
 def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor) -> list[dict[str, Any]]:
     """Return by path and block the density at which a gated layer takes as long as the dense one, over all layers.
 
-    The compiled path pays for gate, list and kernel. The time is taken to be a line over the density; 1: gating pays at
-    every density, 0: at none.
+    Medians over all layers; the compiled path pays for gate, list and kernel. 1: gating pays at every density, 0: at
+    none.
     """
     rows = held_out[~held_out["hot"]].copy()
     rows["path"] = rows["what"].map(
@@ -241,12 +240,18 @@ def break_even(held_out: pd.DataFrame, dense: pd.DataFrame, processor: Processor
 
 
 def _crossing(density: NDArray[np.float64], relative: NDArray[np.float64]) -> float:
-    """Return where a line through (density, time / dense time), errors relative to the time, reaches 1."""
-    matrix = np.column_stack([np.ones_like(density), density]) / relative[:, None]
-    constant, slope = np.linalg.lstsq(matrix, np.ones_like(density), rcond=None)[0]
-    if slope <= FLAT:
-        return float("inf") if constant < 1 else 0.0
-    return float((1 - constant) / slope)
+    """Return where the median of (time / dense time) over the calls of a density reaches 1; inf: nowhere, 0: at once.
+
+    Between two densities the medians are taken to lie on a line.
+    """
+    levels = np.unique(density)
+    medians = [float(np.median(relative[density == level])) for level in levels]
+    if medians[0] >= 1:
+        return 0.0
+    for (low, before), (high, after) in pairwise(zip(levels, medians, strict=True)):
+        if after >= 1:
+            return float(low + (high - low) * (1 - before) / (after - before))
+    return float("inf")
 
 
 def _column(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:

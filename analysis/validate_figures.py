@@ -60,4 +60,4 @@ def _break_even(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.set_xticks(blocks, [str(block) for block in blocks])
     axes.set(xlabel="block (pixels)", ylabel="density", ylim=(0, 1.05))
     axes.set_title("gating pays below this density")
-    axes.legend()
+    axes.legend(loc="center", fontsize="x-small", ncols=1, bbox_to_anchor=(0.5, 0.72))

@@ -24,7 +24,10 @@ def test_tau_counts_pairs_in_the_same_order(second, tau):
 def test_a_line_of_times_breaks_even_where_it_says():
     density = np.array([0.1, 0.3, 0.5, 1.0])
     assert _crossing(density, 0.2 + 1.6 * density) == pytest.approx(0.5)
-    assert _crossing(density, 0.5 * density) == pytest.approx(2.0)
+    assert _crossing(density, 0.5 * density) == np.inf
+    assert _crossing(density, 1.1 + density) == 0
+    twice = np.repeat(density, 3)
+    assert _crossing(twice, np.tile([0.01, 1.0, 99.0], 4) * (0.2 + 1.6 * twice)) == pytest.approx(0.5)
 
 
 def test_break_even_is_where_the_path_takes_as_long_as_the_dense_layer():
