@@ -129,6 +129,20 @@ def test_frozen_networks_stay_and_gates_learn_to_be_exact() -> None:
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_gates_can_be_trained_after_a_recording_in_the_same_process() -> None:
+    model = convert(tiny(), InputNormGate(0.1))
+    with torch.inference_mode():
+        model(torch.rand(1, 3, 24, 24))
+        model(torch.rand(1, 3, 24, 24))
+    plan = Plan(batch=2, clip_frames=2, pool_frames=2, pool_clips=4, rows=24, cols=24)
+    settings = GateSettings(signal="magnitude", filter="channels", freeze=True, thresholds={"*": 0.05})
+    trained = GumbelTraining(tiny(), POSE, plan, settings)
+    labels = (torch.zeros((1, 2, 15, 2)), torch.ones((1, 2, 15), dtype=torch.bool))
+    distance, _ = trained.parts(torch.rand(1, 2, 3, 24, 24), labels, 0)
+    distance.backward()
+    assert any(part.bias.grad is not None for part in trained.module.get_submodule("filters"))  # type: ignore[attr-defined]
+
+
 def test_layers_that_are_left_dense_have_no_gate() -> None:
     names = training(thresholds={"conv1": None, "*": 0.1}).gates().weights
     assert "conv1" not in names

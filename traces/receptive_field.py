@@ -123,13 +123,15 @@ class ReceptiveField:
 
 @lru_cache(maxsize=256)
 def _ones(kernel: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.ones((1, 1, *kernel), dtype=dtype, device=device)
+    with torch.inference_mode(False):  # kept, and needed by whoever trains later
+        return torch.ones((1, 1, *kernel), dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=1024)
 def _taps(field: ReceptiveField, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Count the taps on the map per output position; at least 1, so that a position deep in the padding has mean 0."""
-    return field.total(torch.ones((field.rows, field.cols), dtype=dtype, device=device)).clamp_(min=1)
+    with torch.inference_mode(False):
+        return field.total(torch.ones((field.rows, field.cols), dtype=dtype, device=device)).clamp_(min=1)
 
 
 def layer_of(
