@@ -42,7 +42,7 @@ MOST_UNIFORM = 2  # plans of one block that are simulated as a whole, the fastes
 ROUNDS = 3  # of recording mixtures
 RECORDED_AT_ONCE = 2  # mixtures
 TOLERANCE = 1e-9
-GATES = ("gate", "update", "reset_every", "share", "threshold")  # what one plan has in common
+GATES = ("gate", "update", "reset_every", "share", "signal", "threshold")  # what one plan has in common
 
 
 def find_plan(
@@ -149,7 +149,7 @@ def _evaluated(
     reports = [simulate_gated(trace, hardware, tiling) for trace in traces]
     dense_ms = simulate(traces[0], hardware, dense=True).latency_ms_per_frame
     latency_ms = fmean(report.latency_ms_per_frame for report in reports)
-    gate, update, _, _, threshold = choice.gates
+    gate, update, _, _, _, threshold = choice.gates
     return LayerPlan(
         hardware=hardware.name,
         gate=str(gate),
@@ -228,13 +228,14 @@ def _task(task: RecordingTask, choice: Choice) -> RecordingTask:
     """Return a recording task of the study with the gates and blocks of a plan."""
     blocks = {group: _pair(block) for group, block in choice.blocks.items()}
     most, _ = Counter(blocks.values()).most_common(1)[0]
-    gate, update, reset_every, share, threshold = choice.gates
+    gate, update, reset_every, share, signal, threshold = choice.gates
     return replace(
         task,
         gate=str(gate),
         update=str(update),
         reset_every=int(reset_every),
         share=share or None,
+        signal=signal or None,
         threshold=task.threshold if threshold is None else float(threshold),
         block={**blocks, "*": most} if len(set(blocks.values())) > 1 else most,
     )

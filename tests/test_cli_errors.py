@@ -128,7 +128,7 @@ BAD = {
     ),
     "sweep misspelt2.toml --dry-run": (
         "study misspelt2.toml: unknown axis 'recording.thresholdd'; did you mean 'threshold'? choices: block, clip, "
-        "frames, gate, loop, network, reset_every, share, size, threshold, trace, update, weights"
+        "frames, gate, loop, network, reset_every, share, signal, size, threshold, trace, update, weights"
     ),
     "sweep no.toml": "study no.toml: no such file",
     "plot no-study": "results folder no-study: no such folder",
