@@ -58,7 +58,7 @@ THRESHOLDS = {
     "tuned": (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0),  # MAC reduction of gated frames that is aimed at
     "input_norm": (0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.17, 0.22),
     "output_norm": (0.45, 0.6, 0.75, 1.0, 1.25, 1.6, 2.0, 2.6, 3.4),
-    "gumbel": (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0),  # of the logits; 0 as trained, on the magnitude of the change
+    "gumbel": (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5),  # of the logits; 0 as trained, on the magnitude of the change
     "gumbel_residual": (-0.5, 0.0, 0.5),  # on the signed change, as the method has it
     "gumbel_frame": (-0.5, 0.0, 0.5),  # on the frame: the method's own ablation
 }

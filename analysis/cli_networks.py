@@ -108,6 +108,7 @@ def _tuned(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The thresholds: a .json file.")
 @click.option("--choose-on", metavar="CLIP", help="Where the loss is measured; default: the same clip.")
 @click.option("--max-drop", type=float, default=0.5, show_default=True, help="Points of 100 that may be lost there.")
+@click.option("--aim", type=float, help="Tune for this MAC reduction of gated frames, whatever is lost.")
 @click.option("--gate", default="input_norm", show_default=True, help="input_norm or output_norm.")
 @click.option("--block", default="1", show_default=True, metavar="N|RxC", help="Output pixels that share a decision.")
 @click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")

@@ -16,7 +16,7 @@ from skipsim.errors import InputError, nearest
 from skipsim.traces.annotated_video import AnnotatedVideo
 from skipsim.traces.boxes import BoxLabels, DetectionClip
 from skipsim.traces.coco_video import coco_videos
-from skipsim.traces.datasets import SPLITS, Clip, pose_clip, pose_clips
+from skipsim.traces.datasets import CAMERAS, SPLITS, Clip, pose_clip, pose_clips
 from skipsim.traces.jhmdb import jhmdb_videos
 from skipsim.traces.uavdt import uavdt_videos
 from skipsim.traces.vehicle_clips import vehicle_clip, vehicle_clips
@@ -66,9 +66,9 @@ def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None
     """Open a clip by name or path.
 
     Args:
-        name: labelled procedural clips, "pose:SEED[:CAMERA]" or "pose:SPLIT[:COUNT[:FIRST]]" (COUNT clips, one
-            after the other), the same with "detection"; videos of a data set on disk, all of a part or one
-            (see FORMS); or what `read_frames` takes.
+        name: labelled procedural clips, "pose:SEED[:CAMERA]" or "pose:SPLIT[:COUNT[:FIRST]][:CAMERA]" (COUNT clips,
+            one after the other; without CAMERA static and panning ones in turn), the same with "detection"; videos
+            of a data set on disk, all of a part or one (see FORMS); or what `read_frames` takes.
         frames: at most so many of every clip.
         size: (rows, cols) of the frames.
     """
@@ -82,21 +82,24 @@ def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None
 
 def _procedural(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
     kind, first, *rest = name.split(":")
+    camera = rest[-1] if rest and rest[-1] in CAMERAS else None
+    numbers = rest[:-1] if camera else rest
     one, several = PROCEDURAL[kind]
     options: dict[str, Any] = dict(zip(("rows", "cols"), size, strict=True)) if size else {}
     if frames is not None:
         options["frames"] = frames
     if first.isdigit() and len(rest) < 2:
         clips = [one(int(first), camera=rest[0] if rest else "static", **options)]
-    elif len(rest) < 3 and all(part.isdigit() for part in rest):
+    elif len(numbers) < 3 and all(part.isdigit() for part in numbers):
         if first not in SPLITS:
             raise InputError(f"clip {name!r}: split {first!r} is unknown; {nearest(first, SPLITS)}; or a seed")
-        count, start = [*map(int, rest), *(1, 0)[len(rest) :]]
+        count, start = [*map(int, numbers), *(1, 0)[len(numbers) :]]
         if count < 1:
             raise InputError(f"clip {name!r}: the number of clips must be >= 1")
-        clips = list(several(first, count, first=start, **options))
+        made = several(first, count if camera is None else len(CAMERAS) * count, first=start, **options)
+        clips = [clip for clip in made if camera in (None, clip.camera)]
     else:
-        raise InputError(f"clip {name!r}: must be {kind}:SEED[:CAMERA] or {kind}:SPLIT[:COUNT[:FIRST]]")
+        raise InputError(f"clip {name!r}: must be {kind}:SEED[:CAMERA] or {kind}:SPLIT[:COUNT[:FIRST]][:CAMERA]")
     cuts = tuple(np.cumsum([len(clip.frames) for clip in clips])[:-1].tolist())
     pictures = [frame for clip in clips for frame in clip.frames]
     joints = tuple(clip for clip in clips if isinstance(clip, Clip))

@@ -7,6 +7,7 @@ rungs of a ladder of them are then tried on another clip, and the one that saves
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -101,6 +102,7 @@ def tune(
     block: tuple[int, int] = (1, 1),
     update: str = "recompute",
     max_drop: float = 0.5,
+    aim: float | None = None,
     weights: str | Path | None = None,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
@@ -117,6 +119,7 @@ def tune(
         update: the update form.
         max_drop: points of 100 that may be lost on `choose_on`: of what its labels score, or of the agreement with the
             dense network.
+        aim: the MAC reduction of gated frames to tune for, whatever is lost; None: what `max_drop` allows.
         weights: a file; None: those that ship with the network.
         frames: at most so many of every clip.
         size: (rows, cols) to resize frames to; None: a registered network's usual size, otherwise as they are.
@@ -129,6 +132,8 @@ def tune(
         raise InputError(f"tune: gate must be one of {', '.join(NORM_GATES)}, got {gate!r}; Gumbel gates are trained")
     if not 0 <= max_drop < 100:
         raise InputError(f"tune: max_drop must be points of 100, 0 to 100, got {max_drop!r}")
+    if aim is not None and not 1 <= aim < math.inf:
+        raise InputError(f"tune: aim must be a MAC reduction, a number >= 1, got {aim!r}")
     check_network_name(network)
     measured, choice = _clip(network, clip, frames, size), _clip(network, choose_on or clip, frames, size)
 
@@ -170,7 +175,7 @@ def tune(
             "mac_reduction": round(trace.gated_mac_reduction, 4),
         }
 
-    tried = search(measure, LADDER, max_drop)
+    tried = search(measure, LADDER if aim is None else (aim,), max_drop)
     best = chosen(tried, max_drop)
     return Tuned(
         network=network,

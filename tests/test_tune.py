@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skipsim.analysis.cli import main
+from skipsim.analysis.clips import load_clip
 from skipsim.analysis.tune import LADDER, chosen, read_thresholds, search
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert
@@ -223,9 +224,29 @@ def test_the_command_writes_thresholds_that_record_takes(tmp_path: Path, capsys:
     assert f"--block 8: the thresholds of {out} are for blocks of 4x4" in capsys.readouterr().err
 
 
+def test_the_command_tunes_for_a_reduction_on_clips_of_one_camera(tmp_path: Path) -> None:
+    out = tmp_path / "t.json"
+    options = ["--block", "4", "--frames", "4", "--aim", "4", "-o", str(out)]
+    assert run("tune", "pose_small", "pose:train:1:2:static", *options) == 0
+    tuned = read_thresholds(out)
+    assert [row["aim"] for row in tuned.tried] == [4.0]
+    assert 3 < tuned.mac_reduction < 5  # to first order, what was asked for
+
+
+@pytest.mark.parametrize("kind", ["pose", "detection"])
+def test_clips_of_one_camera_are_every_second_one_of_a_split(kind: str) -> None:
+    both = load_clip(f"{kind}:train:4:2", frames=2, size=(64, 64))
+    pan = load_clip(f"{kind}:train:2:2:pan", frames=2, size=(64, 64))
+    assert both.cuts == (2, 4, 6)
+    assert pan.cuts == (2,)
+    frames = list(both.frames)
+    assert np.array_equal(list(pan.frames), [*frames[2:4], *frames[6:8]])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--aim", "0.5"], "tune: aim must be a MAC reduction, a number >= 1, got 0.5"),
         (["--gate", "gumbel"], "tune: gate must be one of input_norm, output_norm, got 'gumbel'; Gumbel gates are"),
         (["--max-drop", "-1"], "tune: max_drop must be points of 100, 0 to 100, got -1.0"),
         (["--frames", "1"], "tune: clips need two frames or more, got 1 frames in 1 clips"),
