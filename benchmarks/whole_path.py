@@ -9,8 +9,11 @@ Lowering (masks coarsened to tiles, bytes and segments of each) is part of every
 tiles; compiling, and making the synthetic masks, is not.
 
 Measured on two virtual cores of a quiet machine (AMD EPYC, model 17; `edge-npu`), million tiles per second at
-8x8: stream 4.7 to 5.3 (the bound only in part), banked 0.99 (1 % short; 0.7 before runs of bursts were served at once);
-at 4x4 stream 6.1 to 6.6, banked 1.3. Two threads 1.72 to 1.77 times one; no gain where other work takes the other core.
+8x8: stream 4.6 to 5.3 (the bound only in part), banked 0.99 to 1.08 (0.7 before runs of bursts were served at once);
+at 4x4 stream 6.1 to 6.6, banked 1.3. Two threads 1.7 to 1.9 times one at 8x8, 1.6 to 1.75 at 1x1 and
+2x2; no gain where other work takes the other core.
+With a workspace that keeps its arrays from frame to frame, banked at 2x2 went from 2.0 to 2.6 and at 1x1 from 2.8
+to 3.3 (6 frames; their tables are the largest: fresh pages took longer than filling them); no change at 8x8.
 ResNet-50 dense with banked memory 0.04 s, HRNet-W32 of 20 frames 0.16 s.
 
 Run by hand: .venv/bin/python benchmarks/whole_path.py [--tiles 1 2 4 8] [--frames 40] [--json FILE]
@@ -32,6 +35,7 @@ from skipsim.simulator.plan import plan
 from skipsim.simulator.schedule import Schedule, gated_schedule, tile_name
 from skipsim.simulator.simulate import simulate
 from skipsim.simulator.tiles import machine
+from skipsim.simulator.workspace import Workspace
 from skipsim.traces.synthetic import synthetic_trace
 from skipsim.traces.topology import topology_trace
 
@@ -57,14 +61,15 @@ def seconds(run: Callable[[], object], repeats: int = 3) -> float:
 
 def lower_frames(schedule: Schedule, frames: Sequence[int]) -> int:
     """Lower frames one by one, keeping nothing; return how many tiles they had."""
-    return sum(len(schedule.tiles(frame).rows) for frame in frames)
+    workspace = Workspace()
+    return sum(len(schedule.tiles(frame, workspace).rows) for frame in frames)
 
 
 def run_frames(schedule: Schedule, frames: Sequence[int]) -> None:
     """Lower and run frames one by one, keeping nothing."""
-    numbers = machine(schedule.hardware)
+    numbers, workspace = machine(schedule.hardware), Workspace()
     for frame in frames:
-        fast.run(schedule.tiles(frame), numbers)
+        fast.run(schedule.tiles(frame, workspace), numbers)
 
 
 def run_threads(schedule: Schedule, frames: Sequence[int], threads: int) -> None:

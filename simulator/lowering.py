@@ -34,6 +34,7 @@ from skipsim.simulator.streams import (
     whole_bursts,
 )
 from skipsim.simulator.tiles import Tiles
+from skipsim.simulator.workspace import Workspace
 
 LAST, INPUT, OUTPUT, UNIT, SHARED = table.LAST, table.INPUT, table.OUTPUT, table.UNIT, table.SHARED
 
@@ -237,8 +238,8 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                         work[WEIGHT_BYTES] += whole_bursts(p, cut + share.weight_bytes)
                         work[DESCRIPTORS] += 1
                         work[PIECES] += 1
-                    rows[at, FLAGS] = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
-                    rows[at, FLAGS] |= (UNIT if part.begins and part.gathers else 0) | (SHARED if shared else 0)
+                    flags = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
+                    flags |= (UNIT if part.begins and part.gathers else 0) | (SHARED if shared else 0)
                     pixels = steps = 0
                     for tile in range(pack, min(pack + packed, end)):
                         bounds = tile_bounds(p, active[tile, 0], active[tile, 1])
@@ -246,6 +247,8 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                         if p.merge_halo and tile > pack:  # the neighbour's window lies in the same part of the buffer
                             left = first_new_column(p, active, tile, bounds)
                         row = rows[at]
+                        row[FLAGS] = flags if tile == pack else 0
+                        row[COMPUTE] = 0
                         row[GROUP] = share.weight_group
                         row[INDEX] = p.index_cycles if number == 0 else 0
                         row[WEIGHT_PORT] = cycles_for(-(-weight_bytes // sharers), p.gather_rate, p.gather_rate_cycles)
@@ -338,27 +341,31 @@ def lower(
     plans: NDArray[np.void],
     shares: NDArray[np.void],
     bases: NDArray[np.int64] | None = None,
+    workspace: Workspace | None = None,
 ) -> Tiles:
     """Make the table of one frame.
 
     `bits`: the frame's masks, 0 or 1, layer i's from `offsets[i]` on, row by row (Trace.frame_bits). `plans`, `shares`:
     plan_arrays. `bases` [layers, len(REGIONS)]: where each layer's maps and weights lie, for a banked memory.
+    `workspace`: where rows, moves and requests are made, so that they hold until the next table; else they are new.
     """
     most = -(-plans["out_rows"] // plans["tile_rows"]) * -(-plans["out_cols"] // plans["tile_cols"])
-    active = np.empty((int(most.sum()), 3), np.int64)
+    workspace = workspace or Workspace()
+    active = workspace.array("active", int(most.sum()), 3)
     first = np.zeros(len(plans) + 1, np.int64)
     asked = np.zeros(len(plans), np.int64)
     active_tiles(bits, offsets, plans, active, first, asked, np.empty(int(most.max()), np.bool_))
     if plans["zero_inputs"].any():
         count_taps(bits, offsets, plans, active, first)
     counts = np.diff(first)
-    rows = np.zeros((int((counts * plans["splits"] * plans["chunks"]).sum()), len(table.ROW_COLUMNS)), np.int64)
+    row_count = int((counts * plans["splits"] * plans["chunks"]).sum())
+    rows = workspace.array("rows", row_count, len(table.ROW_COLUMNS))
     stages = np.zeros((len(plans), len(table.STAGE_COLUMNS)), np.int64)
     work = np.zeros((len(plans), len(table.WORK_COLUMNS)), np.int64)
     banked = bool(plans["banked"].any())
-    requests = np.zeros((len(rows) if banked else 1, len(table.REQUEST_COLUMNS)), np.int64)
+    requests = workspace.array("requests", row_count if banked else 1, len(table.REQUEST_COLUMNS))
     stage_requests = np.zeros((len(plans) if banked else 1, len(table.STAGE_REQUEST_COLUMNS)), np.int64)
-    moves = np.empty((_moves_of(plans, counts) if banked else 1, len(MOVE_COLUMNS)), np.int64)
+    moves = workspace.array("moves", _moves_of(plans, counts) if banked else 1, len(MOVE_COLUMNS))
     if bases is None:
         bases = np.zeros((len(plans), len(REGIONS)), np.int64)
     read, write = (np.zeros(MOVES + 1, np.int64) for _ in range(2))

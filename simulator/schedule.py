@@ -16,6 +16,7 @@ from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Tile, Tiling, Traffic, plan, plan_arrays
 from skipsim.simulator.residency import addresses, dense_traffic, gated_traffic, reference_traffic
 from skipsim.simulator.tiles import Tiles
+from skipsim.simulator.workspace import Workspace
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
 
@@ -34,13 +35,13 @@ class Schedule:
     sizes: tuple[Tile, ...]
     traffic: tuple[Traffic, ...]
 
-    def tiles(self, frame: int) -> Tiles:
-        """Return the table of one frame."""
+    def tiles(self, frame: int, workspace: Workspace | None = None) -> Tiles:
+        """Return the table of one frame; one that is made in a workspace holds until the next is."""
         if not self._differs:
             return self._whole
         if self.trace.reference(frame):
             return self._renewed
-        return lower(self.trace.frame_bits(frame), self._offsets, *self._arrays, self._bases)
+        return lower(self.trace.frame_bits(frame), self._offsets, *self._arrays, self._bases, workspace)
 
     def same_as(self, frame: int) -> int | None:
         """Return which earlier frame has the same table for certain, if any: frames without masks are all alike."""

@@ -19,6 +19,7 @@ from skipsim.simulator.processor import simulate_processor
 from skipsim.simulator.report import Report
 from skipsim.simulator.schedule import Schedule, dense_schedule, gated_schedule, tile_name
 from skipsim.simulator.tiles import Machine, Tiles, machine
+from skipsim.simulator.workspace import Workspace
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
 
@@ -133,7 +134,7 @@ def cycles_of(schedule: Schedule) -> NDArray[np.int64]:
 
 
 def _report(schedule: Schedule, tile: str, engine: str, baseline: Report | None) -> Report:
-    run, resolved = ENGINES[engine], machine(schedule.hardware)
+    run, resolved, workspace = ENGINES[engine], machine(schedule.hardware), Workspace()
     cycles: list[NDArray[np.int64]] = []
     causes: list[NDArray[np.int64]] = []
     work: list[NDArray[np.int64]] = []
@@ -141,7 +142,7 @@ def _report(schedule: Schedule, tile: str, engine: str, baseline: Report | None)
     for frame in range(schedule.trace.frames):
         twin = schedule.same_as(frame)
         if twin is None:
-            tiles = schedule.tiles(frame)
+            tiles = schedule.tiles(frame, workspace)
             counters = run(tiles, resolved)
             by_core = counters.causes.sum(axis=0)
             results = counters.end - counters.begin, counters.causes.sum(axis=1), tiles.work, by_core
