@@ -13,8 +13,6 @@ from skipsim.traces.agreement import SURE_SCORE, Agreement
 from skipsim.traces.gates import InputNormGate
 from skipsim.traces.record import record
 
-pytest.importorskip("pycocotools")
-
 
 class Detector(nn.Module):
     """Puts out its input; `detect` finds one square per channel with a positive mean, its score the mean."""

@@ -4,12 +4,15 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from skipsim.errors import InputError
 from skipsim.hwmodels import choice
 from skipsim.hwmodels.choice import dense_ns, faster_dense, gated_ns, machine_at_hand
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.hwmodels.kernel_work import LayerShape
+from skipsim.traces.convert import convert
+from skipsim.traces.gates import InputNormGate
 
 MEASURED = "measured-zen4-2core"
 SHAPE = LayerShape(32, 24, 24, 32, 24, 24, 3, 3, padding_top=1, padding_left=1)
@@ -49,10 +52,6 @@ def test_more_to_compute_takes_longer_and_what_is_not_known_is_not_chosen():
 
 
 def test_a_network_runs_what_was_predicted():
-    torch = pytest.importorskip("torch")
-    from skipsim.traces.convert import convert
-    from skipsim.traces.gates import InputNormGate
-
     model = torch.nn.Sequential(
         torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3, padding=1)
     ).eval()

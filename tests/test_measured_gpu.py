@@ -8,6 +8,7 @@ import importlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from skipsim.errors import InputError
 from skipsim.hwmodels.calibrate import fit_hardware
@@ -18,7 +19,6 @@ from skipsim.hwmodels.measure import Plan
 from skipsim.hwmodels.measurement_file import row_of
 from skipsim.hwmodels.processor import Peaks
 
-torch = pytest.importorskip("torch")
 SMALL = LayerShape(8, 12, 12, 16, 12, 12, 3, 3, padding_top=1, padding_left=1)
 STEPS = ["change", "decide", "list", "triton", "move"]
 PEAKS = Peaks(

@@ -8,13 +8,11 @@ import pytest
 from skipsim.analysis.validate_networks import Anchor, predict_kernels, summarise
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.hwmodels.kernels import ActivePixels
+from skipsim.traces.execute.timed_network import TimedNetwork
 
 
 @pytest.fixture(scope="module")
 def timed():
-    pytest.importorskip("torch")
-    from skipsim.traces.execute.timed_network import TimedNetwork
-
     return TimedNetwork("pose_small", 64, 64, block=4)
 
 

@@ -1,5 +1,6 @@
-"""`python -m skipsim` is the command line."""
+"""python -m skipsim: the command line."""
 
 from skipsim.analysis.cli import main
 
-main()
+if __name__ == "__main__":
+    main()
