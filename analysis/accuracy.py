@@ -173,7 +173,7 @@ class Bench:
             gated_network(name, gating, file),
             frames,
             cuts=[number * len(clips[0].frames) for number in range(1, len(clips))],
-            quality=_scorer(point.task, clips),
+            quality=_scorer(point.task, clips, frames[0].shape),
             progress=False,
         )
         score = trace.quality[metric]
@@ -233,7 +233,7 @@ class Bench:
         trace = record(
             gated_network(NETWORKS[task], Gating("none"), self.weights(point)),
             [frame for clip in clips for frame in clip.frames],
-            quality=_scorer(task, clips),
+            quality=_scorer(task, clips, clips[0].frames.shape[1:]),
             progress=False,
         )
         metric = trace.quality["headline"]
@@ -249,10 +249,13 @@ def _gate_of(method: str) -> str:
     return method if method in (*THRESHOLDS, "hold") else "none"
 
 
-def _scorer(task: str, clips: Sequence[Any]) -> Any:
+def _scorer(task: str, clips: Sequence[Any], shape: Sequence[int]) -> Any:
+    """Return what scores a network that sees the clips' frames in this shape [rows, cols, 3]; joints are relative."""
+    from skipsim.traces.average_precision import DetectionScorer
     from skipsim.traces.train import TASKS
 
-    return TASKS[task].scorer(clips)
+    scorer = TASKS[task].scorer(clips)
+    return replace(scorer, rows=shape[0], cols=shape[1]) if isinstance(scorer, DetectionScorer) else scorer
 
 
 def _smaller(frame: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from skipsim.analysis import accuracy
@@ -25,6 +26,7 @@ from skipsim.analysis.accuracy_report import SCORED, describe, scored_rows
 from skipsim.analysis.tune import chosen
 from skipsim.errors import InputError
 from skipsim.traces.datasets import SPLITS
+from skipsim.traces.vehicle_clips import vehicle_clips
 
 
 def test_every_axis_of_the_experiment_is_there() -> None:
@@ -112,6 +114,17 @@ def test_a_point_is_measured_against_the_dense_network(monkeypatch: pytest.Monke
     small = bench.measure(Point("pose", 0, "resolution", threshold=0.5))
     assert small["mac_reduction"] == pytest.approx(4, rel=0.01)
     assert small["metric"] == "pck@0.05"
+
+
+def test_boxes_found_in_a_smaller_picture_are_scored_in_the_clips_own() -> None:
+    (clip,) = vehicle_clips("validation", 1, frames=2, rows=64, cols=64)
+    detections = []
+    for frame in range(2):
+        here = clip.labels.of_frame(frame) & ~clip.labels.ignored
+        count = int(here.sum())
+        detections.append(np.column_stack((clip.labels.box[here] / 2, np.ones(count), clip.labels.label[here])))
+    assert accuracy._scorer("detection", [clip], (32, 32, 3))(detections)["ap"] == pytest.approx(1)
+    assert accuracy._scorer("detection", [clip], (64, 64, 3))(detections)["ap"] < 0.5
 
 
 def test_another_table_is_refused(tmp_path: Path) -> None:
