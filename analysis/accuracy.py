@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipsim.analysis.gated_network import Gating, gated_network
+from skipsim.analysis.inputs.gated_network import Gating, gated_network
 from skipsim.analysis.tune import chosen, search
 from skipsim.atomic import write_text
 from skipsim.errors import InputError

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from skipsim.analysis.accuracy import CAMERAS, POINTS_ALLOWED, THRESHOLDS, read_rows
-from skipsim.analysis.style import (
+from skipsim.analysis.figures.style import (
     BLUE,
     GREEN,
     GREY,

@@ -139,7 +139,7 @@ def check(path: str, as_json: bool) -> None:
 @AS_JSON
 def masks(path: str, out: Path, video: str | None, layers: Sequence[str], shown: Sequence[int], as_json: bool) -> None:
     """Draw the masks of a trace over the frames of its clip."""
-    from skipsim.analysis.mask_pictures import draw_masks
+    from skipsim.analysis.figures.mask_pictures import draw_masks
     from skipsim.traces.trace import load_trace
 
     draw_masks(load_trace(path), out, video=video, layers=layers, shown=shown)
@@ -278,9 +278,9 @@ def sweep(
 
     Kill it whenever you like; the same command goes on. Exit code 1 if a run failed; its row says why.
     """
-    from skipsim.analysis.dry_run import dry_run as dry_run_of
     from skipsim.analysis.loops import describe_gaps
     from skipsim.analysis.results import mean_over_clips, read_results
+    from skipsim.analysis.running.dry_run import dry_run as dry_run_of
     from skipsim.analysis.sweep import run_study
 
     out = out or study.with_suffix("")

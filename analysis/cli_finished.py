@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from skipsim.analysis.budget import MAX_DROP_POINTS
+from skipsim.analysis.advice.budget import MAX_DROP_POINTS
 from skipsim.analysis.conventions import AS_JSON, example, print_json, working
 
 MAX_DROP = click.option(
@@ -45,7 +45,7 @@ def report(directory: Path, out: Path | None, max_drop: float, by_layer: bool, d
     The decision on top, all runs, layers by cause, roofline, sensitivities, masks over frames, and timelines, which
     also lie beside the page for Perfetto.
     """
-    from skipsim.analysis.decision import decide_all
+    from skipsim.analysis.advice.decision import decide_all
     from skipsim.analysis.report.page import write_report
     from skipsim.analysis.results import read_results
 
@@ -81,7 +81,7 @@ def recommend(directory: Path, hardware: str, as_json: bool, **options: Any) -> 
     Says how far the prediction may be off, which blocks and tiles by layer do better (recorded for real, which needs
     PyTorch and some seconds), and which changes of the machine would help most.
     """
-    from skipsim.analysis.decision import decide
+    from skipsim.analysis.advice.decision import decide
     from skipsim.analysis.results import read_results
 
     with working("comparing"):

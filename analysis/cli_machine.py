@@ -156,7 +156,7 @@ def validate(
         say=_say(as_json),
     )
     if figures:
-        from skipsim.analysis.validate_figures import draw
+        from skipsim.analysis.figures.validate_figures import draw
 
         results["figures"] = [str(file) for file in draw(results, figures)]
     print_json(results) if as_json else click.echo(describe(results))

@@ -63,8 +63,8 @@ def record(model: str, video: str, out: Path, as_json: bool, size: str | None, *
     procedural clip (pose:SEED[:CAMERA], pose:test[:COUNT], detection:...), or one of a data set (jhmdb:, uavdt:, coco:;
     see README: data sets). An earlier recording of the same name is replaced.
     """
-    from skipsim.analysis.gated_network import Gating
-    from skipsim.analysis.record_clip import record_clip
+    from skipsim.analysis.inputs.gated_network import Gating
+    from skipsim.analysis.running.record_clip import record_clip
     from skipsim.analysis.summary import describe_trace, trace_facts
     from skipsim.traces.trace_files import MANIFEST
 
@@ -195,14 +195,14 @@ def train(
     **gating: Any,
 ) -> None:
     """Train a network, or its gates with it; goes on after a kill."""
-    from skipsim.analysis.networks import build_network, check_network_name
+    from skipsim.analysis.inputs.networks import build_network, check_network_name
 
     plan = read_settings(settings) | ({} if beta is None else {"beta": beta})
     check_network_name(network)
     if gate not in ("none", "gumbel"):
         raise InputError(f"--gate {gate!r}: only gumbel gates are trained; {nearest(gate, ('none', 'gumbel'))}")
-    from skipsim.traces.gumbel_training import GateSettings
     from skipsim.traces.train import train as run
+    from skipsim.traces.training.gumbel_training import GateSettings
 
     block = read_block("--block", gating.pop("block"))
     if thresholds is not None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from skipsim.analysis.budget import MAX_DROP_POINTS
-from skipsim.analysis.decision import Decision, decide_all
+from skipsim.analysis.advice.budget import MAX_DROP_POINTS
+from skipsim.analysis.advice.decision import Decision, decide_all
 from skipsim.analysis.loops import describe_gaps
 from skipsim.analysis.plots import draw_all
 from skipsim.analysis.recommend import Recommendation

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from skipsim.analysis.machines import FOLDER as MACHINES
-from skipsim.analysis.provenance import provenance_of
+from skipsim.analysis.running.machines import FOLDER as MACHINES
+from skipsim.analysis.running.provenance import provenance_of
 from skipsim.errors import InputError
 from skipsim.traces.trace import load_trace
 

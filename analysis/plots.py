@@ -14,17 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from skipsim.analysis.budget import MAX_DROP_POINTS
+from skipsim.analysis.advice.budget import MAX_DROP_POINTS
+from skipsim.analysis.advice.decision import Decision, decide_all
 from skipsim.analysis.causes import CAUSE_GROUPS, group_shares
-from skipsim.analysis.decision import Decision, decide_all
-from skipsim.analysis.loop_figure import loop_figure
+from skipsim.analysis.figures.loop_figure import loop_figure
+from skipsim.analysis.figures.mask_figures import mask_figures
+from skipsim.analysis.figures.run_figures import run_figures
+from skipsim.analysis.figures.style import COLOURS, GREY, GROUP_COLOURS, INK, MARKERS, panels, save, styled
+from skipsim.analysis.figures.variants import Variant, blocks_of, short, tile_name, tiles_of, variants_of
 from skipsim.analysis.loops import decisive_rows
-from skipsim.analysis.mask_figures import mask_figures
 from skipsim.analysis.pareto import pareto_front
 from skipsim.analysis.results import mean_over_clips, read_results
-from skipsim.analysis.run_figures import run_figures
-from skipsim.analysis.style import COLOURS, GREY, GROUP_COLOURS, INK, MARKERS, panels, save, styled
-from skipsim.analysis.variants import Variant, blocks_of, short, tile_name, tiles_of, variants_of
 from skipsim.errors import InputError
 
 MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of the figure together

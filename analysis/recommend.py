@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from skipsim.analysis.budget import MAX_DROP_POINTS
+from skipsim.analysis.advice.budget import MAX_DROP_POINTS
 from skipsim.analysis.causes import group_shares
 from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.results import mean_over_clips, overrides_of

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from skipsim.analysis.results import OBJECTIVES
-from skipsim.analysis.simulations import SimulationChoice
+from skipsim.analysis.running.simulations import SimulationChoice
 from skipsim.analysis.study import RecordingChoice, Search, Study
 from skipsim.atomic import write_text
 from skipsim.errors import InputError

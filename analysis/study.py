@@ -40,9 +40,9 @@ from skipsim.analysis.axes import (
     read_tiles,
 )
 from skipsim.analysis.constraints import Constraint, allowed, explain_none, read_constraints
-from skipsim.analysis.keys import machine_hash
 from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS, block_columns
-from skipsim.analysis.simulations import SimulationChoice, SimulationGrid, replaced
+from skipsim.analysis.running.keys import machine_hash
+from skipsim.analysis.running.simulations import SimulationChoice, SimulationGrid, replaced
 from skipsim.errors import InputError, nearest
 from skipsim.hwmodels.hardware import Hardware, hardware_keys, load_hardware
 

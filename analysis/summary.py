@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
+from skipsim.analysis.advice.kernel_share import kernel_share
 from skipsim.analysis.causes import CAUSE_GROUPS
-from skipsim.analysis.kernel_share import kernel_share
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.processor import Processor

@@ -26,17 +26,17 @@ from typing import Any
 import pandas as pd
 
 from skipsim import __version__
-from skipsim.analysis.crew import Crew, gathered
-from skipsim.analysis.final_table import table_parts
-from skipsim.analysis.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan, plan_of
-from skipsim.analysis.machines import save_machines
-from skipsim.analysis.parallel import WorkerDied
 from skipsim.analysis.progress import Bar
-from skipsim.analysis.provenance import PROVENANCE, command_line
-from skipsim.analysis.recordings import check_networks, coarsen_traces, record_traces
 from skipsim.analysis.results import RESULTS, outcome_of, read_results, write_results
+from skipsim.analysis.running.crew import Crew, gathered
+from skipsim.analysis.running.final_table import table_parts
+from skipsim.analysis.running.jobs import STORE, STUDY, Job, Plan, Recorded, make_plan, plan_of
+from skipsim.analysis.running.machines import save_machines
+from skipsim.analysis.running.parallel import WorkerDied
+from skipsim.analysis.running.provenance import PROVENANCE, command_line
+from skipsim.analysis.running.recordings import check_networks, coarsen_traces, record_traces
+from skipsim.analysis.running.store import Spent, Store, count_missing
 from skipsim.analysis.search import Trial, search
-from skipsim.analysis.store import Spent, Store, count_missing
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import Hardware

@@ -18,7 +18,7 @@ from skipsim.atomic import write_text
 from skipsim.errors import InputError
 
 if TYPE_CHECKING:
-    from skipsim.analysis.clips import LoadedClip
+    from skipsim.analysis.inputs.clips import LoadedClip
 
 LADDER = (
     1.25,
@@ -125,8 +125,8 @@ def tune(
         size: (rows, cols) to resize frames to; None: a registered network's usual size, otherwise as they are.
         progress: called with the share of the measuring that is done.
     """
-    from skipsim.analysis.labels import loss_of, quality_of
-    from skipsim.analysis.networks import build_network, check_network_name
+    from skipsim.analysis.inputs.labels import loss_of, quality_of
+    from skipsim.analysis.inputs.networks import build_network, check_network_name
 
     if gate not in NORM_GATES:
         raise InputError(f"tune: gate must be one of {', '.join(NORM_GATES)}, got {gate!r}; Gumbel gates are trained")
@@ -191,7 +191,7 @@ def tune(
 
 
 def _clip(network: str, name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
-    from skipsim.analysis.clips import load_clip
+    from skipsim.analysis.inputs.clips import load_clip
     from skipsim.traces.models import MODELS
 
     usual = MODELS.get(network)

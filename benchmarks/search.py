@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skipsim.analysis.gated_network import Gating
+from skipsim.analysis.inputs.gated_network import Gating
 from skipsim.analysis.pareto import hypervolume
-from skipsim.analysis.record_clip import record_clip
+from skipsim.analysis.running.record_clip import record_clip
 from skipsim.analysis.sweep import sweep
 
 POINTS = 3.0

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from joblib.externals.loky import get_reusable_executor
 
-from skipsim.analysis.gated_network import Gating
-from skipsim.analysis.record_clip import record_clip
+from skipsim.analysis.inputs.gated_network import Gating
+from skipsim.analysis.running.record_clip import record_clip
 from skipsim.analysis.sweep import run_study
 from skipsim.simulator.simulate import compile_engine
 

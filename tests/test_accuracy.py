@@ -26,7 +26,7 @@ from skipsim.analysis.accuracy_report import SCORED, describe, scored_rows
 from skipsim.analysis.tune import chosen
 from skipsim.errors import InputError
 from skipsim.traces.datasets import SPLITS
-from skipsim.traces.vehicle_clips import vehicle_clips
+from skipsim.traces.procedural.vehicle_clips import vehicle_clips
 
 
 def test_every_axis_of_the_experiment_is_there() -> None:

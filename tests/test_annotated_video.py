@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from skipsim.analysis.clips import DATASETS, FORMS, absolute, load_clip
-from skipsim.analysis.labels import box_labels, quality_of
+from skipsim.analysis.inputs.clips import DATASETS, FORMS, absolute, load_clip
+from skipsim.analysis.inputs.labels import box_labels, quality_of
 from skipsim.errors import InputError
-from skipsim.traces.coco_video import coco_videos
-from skipsim.traces.jhmdb import JOINTS, jhmdb_videos
-from skipsim.traces.uavdt import uavdt_videos
+from skipsim.traces.data_sets.coco_video import coco_videos
+from skipsim.traces.data_sets.jhmdb import JOINTS, jhmdb_videos
+from skipsim.traces.data_sets.uavdt import uavdt_videos
 
 ROWS, COLS = 24, 32
 

@@ -10,7 +10,7 @@ from skipsim.errors import InputError
 from skipsim.traces.average_precision import DetectionScorer, average_precision, detection_scorer
 from skipsim.traces.boxes import BoxLabels
 from skipsim.traces.models import network
-from skipsim.traces.vehicle_clips import vehicle_clip
+from skipsim.traces.procedural.vehicle_clips import vehicle_clip
 
 SQUARE = [10.0, 10.0, 30.0, 30.0]
 FAR = [60.0, 60.0, 90.0, 90.0]

@@ -16,8 +16,8 @@ import dask
 import distributed
 import pytest
 
-from skipsim.analysis.cluster import connected, in_cluster
-from skipsim.analysis.parallel import WorkerDied
+from skipsim.analysis.running.cluster import connected, in_cluster
+from skipsim.analysis.running.parallel import WorkerDied
 from skipsim.analysis.sweep import sweep
 from skipsim.errors import InputError
 from skipsim.traces.synthetic import synthetic_trace
@@ -64,7 +64,7 @@ def newer(file: str) -> tuple[str, list[Any]]:
 def test_workers_that_are_of_no_use(
     cluster: Any, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, message: str
 ) -> None:
-    monkeypatch.setattr("skipsim.analysis.cluster._look", answer)
+    monkeypatch.setattr("skipsim.analysis.running.cluster._look", answer)
     with pytest.raises(InputError, match=message) as caught:
         sweep(study, tmp_path / "out", cluster=cluster.scheduler_address)
     assert str(caught.value).startswith(f"cluster '{cluster.scheduler_address}': worker tcp://")
@@ -121,7 +121,7 @@ def test_only_the_culprit_of_a_batch_fails(cluster: Any, tmp_path: Path) -> None
 
 
 def test_bad_addresses(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skipsim.analysis.cluster.SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr("skipsim.analysis.running.cluster.SECONDS_TO_ANSWER", 0.2)
     for address in ("tcp://127.0.0.1:1", "nonsense://x", "127.0.0.1:port"):
         with pytest.raises(InputError, match="no Dask scheduler answers there") as caught:
             sweep(study, tmp_path / "out", cluster=address)

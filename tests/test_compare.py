@@ -12,8 +12,8 @@ import pytest
 
 from skipsim.analysis.cli import main
 from skipsim.analysis.compare import compare
-from skipsim.analysis.machines import save_machines
 from skipsim.analysis.results import make_table, write_results
+from skipsim.analysis.running.machines import save_machines
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.traces.layer import Layer

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from skipsim.errors import InputError
-from skipsim.traces.canvas import draw_capsule, draw_ellipse, draw_rectangle
 from skipsim.traces.datasets import SPLITS, pose_clip, pose_clips
-from skipsim.traces.figure import ACTIVITIES, JOINTS, MIRRORED, Swing, random_figure
+from skipsim.traces.procedural.canvas import draw_capsule, draw_ellipse, draw_rectangle
+from skipsim.traces.procedural.figure import ACTIVITIES, JOINTS, MIRRORED, Swing, random_figure
 
 
 def test_shapes_and_types():

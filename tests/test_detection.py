@@ -10,8 +10,8 @@ import torch
 
 from skipsim.errors import InputError
 from skipsim.traces.detection import anchors, decode, decode_boxes, flatten, overlaps, suppress
-from skipsim.traces.detection_task import DETECTION, IGNORED, NOTHING, detection_loss, encode, match
-from skipsim.traces.vehicle_clips import vehicle_clip
+from skipsim.traces.procedural.vehicle_clips import vehicle_clip
+from skipsim.traces.training.detection_task import DETECTION, IGNORED, NOTHING, detection_loss, encode, match
 
 
 def test_anchors_by_hand():

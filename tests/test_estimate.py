@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skipsim.analysis.dry_run import dry_run
-from skipsim.analysis.estimate import Estimate
-from skipsim.analysis.jobs import STORE
-from skipsim.analysis.store import Spent, Store, read_spent
+from skipsim.analysis.running.dry_run import dry_run
+from skipsim.analysis.running.estimate import Estimate
+from skipsim.analysis.running.jobs import STORE
+from skipsim.analysis.running.store import Spent, Store, read_spent
 from skipsim.analysis.sweep import sweep
 
 OWN = """

@@ -12,18 +12,18 @@ from torch import nn
 
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert, layer_gates
-from skipsim.traces.detection_task import detection_distance
-from skipsim.traces.evaluation import flushing_denormals
-from skipsim.traces.first_gates import SHARPNESS, first_gates
 from skipsim.traces.gates import InputNormGate
 from skipsim.traces.gumbel import GumbelGate, load_gumbel, read_gumbel
-from skipsim.traces.gumbel_training import GateSettings, GumbelTraining
 from skipsim.traces.layer import Layer
 from skipsim.traces.models.hrnet import HRNet
-from skipsim.traces.pose_task import POSE, heatmap_distance
 from skipsim.traces.record import layers_of
 from skipsim.traces.train import train
-from skipsim.traces.training_run import Plan
+from skipsim.traces.training.detection_task import detection_distance
+from skipsim.traces.training.evaluation import flushing_denormals
+from skipsim.traces.training.first_gates import SHARPNESS, first_gates
+from skipsim.traces.training.gumbel_training import GateSettings, GumbelTraining
+from skipsim.traces.training.pose_task import POSE, heatmap_distance
+from skipsim.traces.training.training_run import Plan
 
 SMALL: dict[str, Any] = {
     "steps": 2,

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from skipsim.analysis import final_table
-from skipsim.analysis.jobs import Job, make_plan
-from skipsim.analysis.parallel import in_processes
 from skipsim.analysis.results import OUTCOME_COLUMNS, read_results
+from skipsim.analysis.running import final_table
+from skipsim.analysis.running.jobs import Job, make_plan
+from skipsim.analysis.running.parallel import in_processes
 from skipsim.analysis.sweep import run_study
 from skipsim.traces.synthetic import synthetic_trace
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert
 from skipsim.traces.gumbel import load_gumbel, read_gumbel
-from skipsim.traces.gumbel_training import GateSettings, GumbelTraining, draw
 from skipsim.traces.models.hrnet import HRNet
-from skipsim.traces.pose_task import POSE
 from skipsim.traces.skipconv import UPDATES, SkipConv2d
-from skipsim.traces.task import Task
 from skipsim.traces.train import train
-from skipsim.traces.training_run import Plan
+from skipsim.traces.training.gumbel_training import GateSettings, GumbelTraining, draw
+from skipsim.traces.training.pose_task import POSE
+from skipsim.traces.training.task import Task
+from skipsim.traces.training.training_run import Plan
 
 SMALL: dict[str, Any] = {
     "seed": 3,
@@ -216,7 +216,7 @@ def run(out: Path, **changes: Any) -> dict[str, Any]:
 
 KILLED = """
     import os, signal, sys
-    import skipsim.traces.gumbel_training as training
+    import skipsim.traces.training.gumbel_training as training
     from skipsim.traces.train import train
     sys.path.insert(0, {folder!r})
     from test_gumbel_training import run

@@ -44,7 +44,7 @@ KILLED = """
 import os, signal, sys
 
 import skipsim
-from skipsim.analysis.store import Store
+from skipsim.analysis.running.store import Store
 
 study, out, what, count, after = sys.argv[1:]
 left = int(count)

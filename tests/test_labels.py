@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skipsim import InputError
-from skipsim.analysis.labels import label_scorer
+from skipsim.analysis.inputs.labels import label_scorer
 
 ROWS, COLS = 64, 128
 SPOTS = [[(2, 3), (4, 7), (6, 1)], [(1, 1), (5, 6), (3, 4)]]  # (row, column) in heat maps of 8 x 8, per frame and joint

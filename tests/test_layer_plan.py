@@ -8,10 +8,10 @@ from statistics import fmean
 
 import pytest
 
-from skipsim.analysis.decision import decide, decide_all
-from skipsim.analysis.find_plan import FOLDER
-from skipsim.analysis.layer_plan import Tried, tile_text
-from skipsim.analysis.mixtures import GROUPINGS
+from skipsim.analysis.advice.decision import decide, decide_all
+from skipsim.analysis.advice.find_plan import FOLDER
+from skipsim.analysis.advice.layer_plan import Tried, tile_text
+from skipsim.analysis.advice.mixtures import GROUPINGS
 from skipsim.analysis.recommend import recommend
 from skipsim.analysis.results import read_results
 from skipsim.analysis.sweep import sweep
@@ -116,7 +116,7 @@ def test_a_second_time_nothing_is_recorded_again(study, decision):
 
 
 def test_without_torch_there_is_a_plan_of_one_block(study, monkeypatch):
-    monkeypatch.setattr("skipsim.analysis.find_plan.find_spec", lambda name: None)
+    monkeypatch.setattr("skipsim.analysis.advice.find_plan.find_spec", lambda name: None)
     plan = decide(study, read_results(study), "edge-npu", 50).plan
     assert plan.uniform
     assert not plan.mixtures

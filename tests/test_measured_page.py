@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from skipsim.analysis.decision import decide
-from skipsim.analysis.loop_figure import loop_figure
+from skipsim.analysis.advice.decision import decide
+from skipsim.analysis.figures.loop_figure import loop_figure
 from skipsim.analysis.loops import loop_gaps
 from skipsim.analysis.recommend import recommend
 from skipsim.analysis.report.page import write_report

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from skipsim.analysis.mixtures import cheapest_mixtures, choices_of, size_of, stage_of
+from skipsim.analysis.advice.mixtures import cheapest_mixtures, choices_of, size_of, stage_of
 from skipsim.traces.layer import Layer
 
 GROUPS, BLOCKS = ("64x64", "32x32", "16x16"), ("1x1", "2x2", "4x4", "8x8")

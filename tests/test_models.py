@@ -17,8 +17,8 @@ from skipsim.traces.datasets import pose_clip
 from skipsim.traces.models import MODELS, WEIGHTS, network, networks
 from skipsim.traces.models.hrnet import HRNet
 from skipsim.traces.models.unet import UNet
+from skipsim.traces.procedural.vehicle_clips import vehicle_clip
 from skipsim.traces.quality import pose_quality
-from skipsim.traces.vehicle_clips import vehicle_clip
 
 ORACLES = Path(__file__).parent / "oracles"
 with (ORACLES / "networks.csv").open() as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from skipsim.analysis.networks import build_network
+from skipsim.analysis.inputs.networks import build_network
 from skipsim.errors import InputError
 
 MODULE = """

@@ -22,15 +22,15 @@ FOLDERS = ("analysis", "hwmodels", "simulator", "traces")
 HEAVY = {"joblib", "matplotlib", "numba", "numpy", "pandas", "pydantic", "simpy", "torch"}
 IMPORT_NAMES = {"pillow": "PIL", "protobuf": "google"}  # where a distribution's import name is not its own
 TORCH_FILES = {
-    *(f"traces/{name}.py" for name in ("agreement", "batch_norm", "convert", "damage", "detection_task")),
-    *(f"traces/{name}.py" for name in ("evaluation", "first_gates", "frame_reader")),
-    *(f"traces/{name}.py" for name in ("gates", "gumbel", "gumbel_training", "objective", "picture_pool", "pose_task")),
-    *(f"traces/{name}.py" for name in ("receptive_field", "record", "sharing", "skipconv", "task", "train")),
-    *(f"traces/{name}.py" for name in ("training_run", "tune", "watch")),
+    *(
+        f"traces/{name}.py"
+        for name in ("agreement", "batch_norm", "convert", "damage", "frame_reader", "gates", "gumbel")
+    ),
+    *(f"traces/{name}.py" for name in ("receptive_field", "record", "sharing", "skipconv", "train", "tune", "watch")),
     *(f"hwmodels/{name}.py" for name in ("host", "measured_gpu", "measured_torch")),
     *(f"hwmodels/kernels/{name}.py" for name in ("torch_path", "triton_kernel")),
 }
-TORCH_FOLDERS = ("traces/models/", "traces/execute/")
+TORCH_FOLDERS = ("traces/models/", "traces/execute/", "traces/training/")
 
 
 def package_files() -> list[str]:

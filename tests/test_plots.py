@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skipsim.analysis.causes import CAUSE_GROUPS
-from skipsim.analysis.mask_figures import masks_by_block, masks_of_layers
+from skipsim.analysis.figures.mask_figures import masks_by_block, masks_of_layers
+from skipsim.analysis.figures.style import COLOURS, GREY, MARKERS
+from skipsim.analysis.figures.variants import blocks_of, tiles_of, variants_of
 from skipsim.analysis.plots import cycles_by_cause, density_by_block, draw_all, latency_accuracy, speedup_mac_reduction
 from skipsim.analysis.results import make_table, read_results
-from skipsim.analysis.style import COLOURS, GREY, MARKERS
 from skipsim.analysis.sweep import sweep
-from skipsim.analysis.variants import blocks_of, tiles_of, variants_of
 from skipsim.errors import InputError
 from skipsim.simulator.counters import CAUSES
 from skipsim.traces.layer import Layer

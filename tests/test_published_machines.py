@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from skipsim.analysis.uncertainty import MODEL_ERROR
+from skipsim.analysis.advice.uncertainty import MODEL_ERROR
 from skipsim.analysis.validation import dpacs, dram, eyeriss, gemmini, nvdla, scalesim, tpu
 from skipsim.analysis.validation.__main__ import main
 from skipsim.analysis.validation.comparison import Comparison, Pair

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from skipsim.analysis.sensitivity import FACTOR, most_helpful, sensitivities
+from skipsim.analysis.advice.sensitivity import FACTOR, most_helpful, sensitivities
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.simulator.simulate import simulate

@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 
 import skipsim
-from skipsim.analysis.keys import job_key, machine_hash
-from skipsim.analysis.parallel import WorkerDied, in_processes
 from skipsim.analysis.results import COLUMNS, mean_over_clips, read_results
+from skipsim.analysis.running.keys import job_key, machine_hash
+from skipsim.analysis.running.parallel import WorkerDied, in_processes
 from skipsim.analysis.sweep import Pending, pending, sweep
 from skipsim.errors import InputError
 from skipsim.hwmodels.hardware import load_hardware

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from skipsim.errors import InputError
 from skipsim.traces.datasets import pose_clips
 from skipsim.traces.models.hrnet import HRNet
-from skipsim.traces.picture_pool import make_pool
-from skipsim.traces.pose_task import POSE, heatmap_loss
 from skipsim.traces.train import Plan, train
+from skipsim.traces.training.picture_pool import make_pool
+from skipsim.traces.training.pose_task import POSE, heatmap_loss
 
 SMALL = {
     "seed": 3,
@@ -50,7 +50,7 @@ def run(out, **changes):
 KILLED = """
     import os, signal, sys
     sys.path.insert(0, {folder!r})
-    import skipsim.traces.pose_task as pose
+    import skipsim.traces.training.pose_task as pose
     import skipsim.traces.train as training
     from test_train_subject import SMALL, tiny
     real = pose.heatmap_loss
@@ -99,7 +99,7 @@ def test_resume_really_skips_the_steps_already_taken(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr("skipsim.traces.pose_task.heatmap_loss", loss)
+    monkeypatch.setattr("skipsim.traces.training.pose_task.heatmap_loss", loss)
     with pytest.raises(KeyboardInterrupt):
         run(out)
     assert len(calls) == 4

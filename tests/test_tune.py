@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skipsim.analysis.cli import main
-from skipsim.analysis.clips import load_clip
+from skipsim.analysis.inputs.clips import load_clip
 from skipsim.analysis.tune import LADDER, chosen, read_thresholds, search
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from skipsim.analysis.uncertainty import band
+from skipsim.analysis.advice.uncertainty import band
 
 
 def test_spread_and_error_add_as_root_of_squares():

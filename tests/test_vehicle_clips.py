@@ -10,10 +10,10 @@ import pytest
 
 from skipsim.errors import InputError
 from skipsim.traces.boxes import BoxLabels
-from skipsim.traces.canvas import draw_tilted, tilted_rectangle
 from skipsim.traces.datasets import SPLITS
-from skipsim.traces.vehicle_clips import vehicle_clip, vehicle_clips
-from skipsim.traces.vehicles import CLASSES, COCO_IDS, Lane, Vehicle, traffic
+from skipsim.traces.procedural.canvas import draw_tilted, tilted_rectangle
+from skipsim.traces.procedural.vehicle_clips import vehicle_clip, vehicle_clips
+from skipsim.traces.procedural.vehicles import CLASSES, COCO_IDS, Lane, Vehicle, traffic
 
 
 def test_shapes_and_types():

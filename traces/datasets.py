@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError, nearest
-from skipsim.traces.canvas import (
+from skipsim.traces.procedural.canvas import (
     Colour,
     Image,
     draw_capsule,
@@ -22,7 +22,7 @@ from skipsim.traces.canvas import (
     random_colour,
     scenery,
 )
-from skipsim.traces.figure import JOINT_COUNT, Figure, random_figure
+from skipsim.traces.procedural.figure import JOINT_COUNT, Figure, random_figure
 
 CAMERAS = ("static", "pan")
 FRAMES_PER_SECOND = 25.0

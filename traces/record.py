@@ -21,13 +21,13 @@ from skipsim.errors import InputError
 from skipsim.traces.agreement import Agreement
 from skipsim.traces.batch_norm import Folded
 from skipsim.traces.convert import convert, dense_copy, is_converted, left_dense, reset
-from skipsim.traces.evaluation import evaluating, flushing_denormals
 from skipsim.traces.frame_reader import FrameReader, device_and_dtype, hash_values
 from skipsim.traces.gates import BlockShape, Gate, block_shape
 from skipsim.traces.layer import Layer
 from skipsim.traces.models import network as make_network
 from skipsim.traces.skipconv import SkipConv2d
 from skipsim.traces.trace import Trace, TraceWriter
+from skipsim.traces.training.evaluation import evaluating, flushing_denormals
 from skipsim.traces.watch import Masks, OwnMask, Watch
 
 PROGRESS_AFTER_SECONDS = 1.0

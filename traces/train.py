@@ -21,17 +21,17 @@ from torch import nn
 from skipsim import __version__
 from skipsim.atomic import write_text
 from skipsim.errors import InputError, nearest
-from skipsim.traces.detection_task import DETECTION
-from skipsim.traces.evaluation import flushing_denormals
-from skipsim.traces.gumbel_training import GateSettings, GumbelTraining
 from skipsim.traces.models import MODELS
 from skipsim.traces.models import network as make_network
 from skipsim.traces.models.checkpoint import load_weights
-from skipsim.traces.objective import Objective, PlainTraining
-from skipsim.traces.picture_pool import PicturePool, make_pool
-from skipsim.traces.pose_task import POSE
-from skipsim.traces.task import Task
-from skipsim.traces.training_run import Plan, TrainingRun
+from skipsim.traces.training.detection_task import DETECTION
+from skipsim.traces.training.evaluation import flushing_denormals
+from skipsim.traces.training.gumbel_training import GateSettings, GumbelTraining
+from skipsim.traces.training.objective import Objective, PlainTraining
+from skipsim.traces.training.picture_pool import PicturePool, make_pool
+from skipsim.traces.training.pose_task import POSE
+from skipsim.traces.training.task import Task
+from skipsim.traces.training.training_run import Plan, TrainingRun
 
 # To add a task: write its file (see pose_task.py) and add a line.
 TASKS: dict[str, Task] = {"pose": POSE, "detection": DETECTION}

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert, reset
 from skipsim.traces.damage import EDGES, Curve, Gradients, Probe, output_gradients
-from skipsim.traces.evaluation import evaluating, flushing_denormals
 from skipsim.traces.frame_reader import FrameReader
 from skipsim.traces.gates import NormGate
-from skipsim.traces.task import Labels
+from skipsim.traces.training.evaluation import evaluating, flushing_denormals
+from skipsim.traces.training.task import Labels
 
 ROUNDS = 2
 TYPICAL_REDUCTION = 4.0  # of the gated frames, whose residuals the last round sees

@@ -192,7 +192,7 @@ def _procedural(kind: str, rest: str, limit: int | None, size: tuple[int, int] |
     if not (seed.isascii() and seed.isdigit()):
         raise InputError(f"{kind}:{rest}: a clip is named {kind}:SEED with a whole number >= 0, got {seed!r}")
     from skipsim.traces.datasets import pose_clip
-    from skipsim.traces.vehicle_clips import vehicle_clip
+    from skipsim.traces.procedural.vehicle_clips import vehicle_clip
 
     options: dict[str, Any] = {"camera": camera} if camera else {}
     if limit is not None:

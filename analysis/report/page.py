@@ -9,15 +9,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from skipsim.analysis.budget import MAX_DROP_POINTS
+from skipsim.analysis.advice.budget import MAX_DROP_POINTS
+from skipsim.analysis.advice.decision import Decision
 from skipsim.analysis.causes import CAUSE_GROUPS
-from skipsim.analysis.decision import Decision
-from skipsim.analysis.provenance import command_line, provenance_of
+from skipsim.analysis.figures.style import COLOURS, GROUP_COLOURS
 from skipsim.analysis.report.lanes import KINDS
 from skipsim.analysis.report.panel import PanelWriter
 from skipsim.analysis.report.runs import panels_of
 from skipsim.analysis.results import read_results
-from skipsim.analysis.style import COLOURS, GROUP_COLOURS
+from skipsim.analysis.running.provenance import command_line, provenance_of
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.simulator.timeline import UNITS

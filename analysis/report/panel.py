@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from skipsim.analysis.decision import Decision, decide
+from skipsim.analysis.advice.decision import Decision, decide
 from skipsim.analysis.loops import describe_gaps, loop_gaps
-from skipsim.analysis.machines import machine_of
 from skipsim.analysis.report.lanes import lanes_of, page_lanes
 from skipsim.analysis.report.player import masks_of, pictures_of
 from skipsim.analysis.report.runs import Panel, Run, plain, run_data, shown_in_full
 from skipsim.analysis.results import mean_over_clips
 from skipsim.analysis.run_detail import detail_of, layers_of, machine_facts, middle_frame
+from skipsim.analysis.running.machines import machine_of
 from skipsim.errors import InputError
 from skipsim.simulator.report import Report
 from skipsim.simulator.schedule import dense_schedule, gated_schedule

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipsim.analysis.clips import load_clip
+from skipsim.analysis.inputs.clips import load_clip
 from skipsim.analysis.report.packing import packed_bytes
 from skipsim.errors import InputError
 from skipsim.traces.trace import Trace

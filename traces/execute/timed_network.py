@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from skipsim.hwmodels.kernels import Step
 from skipsim.traces.convert import convert
-from skipsim.traces.evaluation import flushing_denormals
 from skipsim.traces.execute.assembly import Entry
 from skipsim.traces.execute.sparse_network import SparseNetwork
 from skipsim.traces.gates import InputNormGate
 from skipsim.traces.layer import Layer
 from skipsim.traces.models import network
 from skipsim.traces.synthetic import synthetic_trace
+from skipsim.traces.training.evaluation import flushing_denormals
 from skipsim.traces.video import read_frames
 
 Key = tuple[str, int]

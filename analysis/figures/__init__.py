@@ -1,0 +1,1 @@
+"""How results look: matplotlib figures of runs, masks, loops and validations, in one style."""

@@ -1,0 +1,69 @@
+"""What a figure of a study is made of: panels by network and machine, colours by block, markers by tile."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+
+from skipsim.analysis.figures.style import COLOURS, MARKERS
+from skipsim.analysis.results import overrides_of
+
+MOST_PANELS = 12
+TITLE_LETTERS = 28  # that fit above a panel
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network on one machine with one set of overridden keys: a panel of its own."""
+
+    title: str
+    rows: pd.DataFrame
+
+
+def variants_of(table: pd.DataFrame) -> list[Variant]:
+    """Return the panels of a table in its order, the first MOST_PANELS of them; each has at least one row."""
+    keys = ["network", "hardware", *overrides_of(table)]
+    several = [key for key in keys if key == "hardware" or table[key].nunique() > 1]
+    variants = []
+    for values, rows in table.groupby(keys, sort=False, dropna=False):
+        named = dict(zip(keys, values, strict=True))
+        lines = [str(named[key]) if key in ("network", "hardware") else f"{key} = {named[key]}" for key in several]
+        if several[:2] == ["network", "hardware"] and len(", ".join(lines[:2])) <= TITLE_LETTERS:
+            lines[:2] = [", ".join(lines[:2])]
+        variants.append(Variant("\n".join(lines), rows))
+    return variants[:MOST_PANELS]
+
+
+def blocks_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return the colour of every block size, small blocks first."""
+    return _coded(table["block"], COLOURS)
+
+
+def tiles_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return the marker of every tile size, small tiles first, then "full" and "auto"."""
+    return _coded(table["tile"], MARKERS)
+
+
+def short(size: str) -> str:
+    """Write a square size as one number: "4x4" is "4"."""
+    rows, _, cols = size.partition("x")
+    return rows if rows == cols else size
+
+
+def tile_name(tile: str) -> str:
+    """Name a tile in a legend."""
+    return {"auto": "best tile", "full": "whole map"}.get(tile, f"tile {short(tile)}")
+
+
+def _coded(names: pd.Series, codes: tuple[str, ...]) -> dict[str, str]:
+    ordered = sorted(set(names), key=_area)
+    return {name: codes[place % len(codes)] for place, name in enumerate(ordered)}
+
+
+def _area(size: str) -> tuple[int, int, str]:
+    match = re.fullmatch(r"(\d+)x(\d+)", size)
+    if match:
+        return 0, int(match[1]) * int(match[2]), size
+    return 1, 0, {"full": "a", "auto": "b"}.get(size, size)

@@ -1,0 +1,1 @@
+"""How a study is run: what it asks for, who does it, where it is kept."""

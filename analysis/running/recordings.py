@@ -1,0 +1,229 @@
+"""Recordings of a study: which traces it needs, which of them exist, and the recording of those that don't.
+
+A recording is kept as `traces/KEY.trace` in the study's folder; the key is a hash of everything that it depends on, so
+that a changed axis records only what it touches. torch is imported by other processes only, one thread each: masks then
+do not depend on the number of processes, and whoever only simulates needs no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from skipsim import __version__
+from skipsim.analysis.axes import Block, BlockPlan
+from skipsim.analysis.inputs.clips import absolute, load_clip
+from skipsim.analysis.inputs.labels import quality_of
+from skipsim.analysis.inputs.networks import build_network, check_network_name, module_file
+from skipsim.analysis.study import RecordingChoice, Study
+from skipsim.errors import InputError
+from skipsim.traces.coarsened import coarsened
+from skipsim.traces.models import MODELS, WEIGHTS
+from skipsim.traces.trace import load_trace
+
+FULL_DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # ends the study, which goes on when there is room; other rows would fail too
+
+
+@dataclass(frozen=True)
+class RecordingTask:
+    """Everything that a process needs to record one trace; paths are absolute."""
+
+    network: str
+    weights: str | None
+    clip: str
+    frames: int | None
+    size: tuple[int, int] | None
+    gate: str
+    threshold: float
+    block: Block | dict[str, Block]  # of all layers, or by group of layers
+    update: str
+    reset_every: int
+    share: str | None
+    signal: str | None
+    folder: str  # where the user's own modules are looked for
+
+    def content(self) -> dict[str, Any]:
+        """Return what the recording depends on, files by the hash of their content."""
+        return asdict(self) | {
+            "folder": None,
+            "block": list(self.block.items()) if isinstance(self.block, dict) else self.block,  # first match first
+            "network": [self.network, _network_hash(self.network, self.folder)],
+            "weights": self.weights and hash_files(Path(self.weights)),
+            "clip": hash_files(Path(self.clip)) if Path(self.clip).exists() else self.clip,
+            "skipsim": __version__,
+        }
+
+    def key(self) -> str:
+        """Return the name under which the recording is kept."""
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
+    """Return the task that records one combination of a study's axes; in open loop one of single pixels."""
+    axes = choice.axes
+    model = MODELS.get(choice.network)
+    return RecordingTask(
+        network=choice.network,
+        weights=str(study.resolve(axes.weights).absolute()) if axes.weights else None,
+        clip=absolute(choice.clip, study.folder),
+        frames=axes.frames,
+        size=axes.size or ((model.rows, model.cols) if model else None),
+        gate=choice.gate,
+        threshold=choice.threshold,
+        block=choice.block.setting() if choice.loop == "closed" else (1, 1),
+        update=choice.update,
+        reset_every=choice.reset_every,
+        share=choice.share or None,
+        signal=choice.signal or None,
+        folder=str(study.folder.absolute()),
+    )
+
+
+def check_inputs(task: RecordingTask) -> None:
+    """Check without torch that network and weights exist and that the clip yields a frame."""
+    check_network_name(task.network, task.folder)
+    if task.weights and not Path(task.weights).is_file():
+        raise InputError(f"weights {task.weights}: no such file")
+    next(iter(load_clip(task.clip, 1, task.size).frames))
+
+
+def check_networks(tasks: Sequence[RecordingTask]) -> list[None]:
+    """Build every network and gate of the tasks once, which imports torch: for a process of its own."""
+    models: dict[Any, Any] = {}
+    for task in tasks:
+        source = (task.network, task.weights, task.folder)
+        if source not in models:
+            models[source] = build_network(*source)
+        _gate(task, models[source])
+    return [None] * len(tasks)
+
+
+def record_traces(tasks: Sequence[tuple[RecordingTask, Path]]) -> list[tuple[str, float]]:
+    """Record tasks into their paths; each gives "" or the reason of its failure, and the seconds it took."""
+    results = []
+    for task, path in tasks:
+        start, reason = time.perf_counter(), ""
+        try:
+            record_trace(task, path)
+        except InputError as error:
+            reason = str(error)
+        except OSError as error:
+            if error.errno in FULL_DISK:
+                raise
+            reason = str(error)
+        except Exception as error:  # whatever went wrong, it costs this recording and not the study
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        results.append((reason, time.perf_counter() - start))
+    return results
+
+
+def record_trace(task: RecordingTask, path: Path) -> None:
+    """Record one task into `path`, for a process of its own; whole or not at all, whoever else is recording it."""
+    from skipsim.traces.convert import convert
+    from skipsim.traces.record import record
+
+    clip = load_clip(task.clip, task.frames, task.size)
+    model = build_network(task.network, task.weights, task.folder)
+
+    gated = convert(
+        model,
+        _gate(task, model),
+        update=task.update,
+        reset_every=task.reset_every or None,
+        share=task.share,
+        signal=task.signal,
+    )
+
+    def write(unfinished: Path) -> None:
+        record(
+            gated,
+            clip.frames,
+            cuts=clip.cuts,
+            out=unfinished,
+            quality=quality_of(clip, model),
+            agreement=True,
+            network=task.network,
+            progress=False,
+        )
+
+    _in_place(path, write)
+
+
+def coarsen_traces(tasks: Sequence[tuple[Path, BlockPlan, Path]]) -> list[str]:
+    """Coarsen recordings (first path) to blocks, into second paths; each gives "", or the reason of its failure."""
+    reasons = []
+    for fine, plan, path in tasks:
+        try:
+            _in_place(path, coarsened(load_trace(fine), plan.block_of).save)
+            reasons.append("")
+        except (InputError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL_DISK:
+                raise
+            reasons.append(str(error))
+    return reasons
+
+
+def is_recorded(path: Path) -> bool:
+    """Tell whether a finished trace lies in `path`."""
+    try:
+        return load_trace(path).complete
+    except InputError:
+        return False
+
+
+def _in_place(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have a trace written beside `path` and renamed to it: whole or not at all, whoever else is writing it."""
+    unfinished = path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}{path.suffix}")
+    try:
+        write(unfinished)
+        if not is_recorded(path):
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def hash_files(path: Path) -> str:
+    """Return the sha256 of a file's content, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    entries = [[entry.name, hash_files(entry)] for entry in sorted(path.iterdir()) if entry.is_file()]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def _gate(task: RecordingTask, model: Any) -> Any:
+    """Make the gate of a task; trained gates come from the weights file, together with the network's own tensors."""
+    if task.gate == "gumbel":
+        from skipsim.traces.gumbel import load_gumbel
+
+        if task.weights is None:
+            raise InputError("gate 'gumbel': needs weights, trained with: skipsim train NETWORK --gate gumbel")
+        return load_gumbel(model, task.weights, block=task.block, threshold=task.threshold)
+    from skipsim.traces.gates import make_gate
+
+    threshold = {} if task.gate == "hold" else {"threshold": task.threshold}
+    return make_gate(task.gate, block=task.block, **threshold)
+
+
+def _network_hash(name: str, folder: str) -> str:
+    """Return a hash of the weights that ship with a network, or of the file that defines the user's own."""
+    if ":" in name:
+        file = module_file(name, folder)
+    else:
+        model = MODELS.get(name)
+        file = WEIGHTS / model.weights if model and model.weights else None
+    return hash_files(file) if file and file.is_file() else ""

@@ -1,0 +1,1 @@
+"""Labelled video as people have it on disk."""
