@@ -34,6 +34,7 @@ from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.traces.models import MODELS, WEIGHTS
 
+AS_TRAINED = "gumbel_as_trained"  # the method whose threshold nobody chooses: what a user gets who says none
 POINTS_ALLOWED = 0.5  # of the strict metric, in points of 100
 CAMERAS = ("static", "pan")
 SEEDS = (0, 1, 2)
@@ -88,6 +89,8 @@ def families(task: str) -> Iterator[Point]:
     """Return one point per way of gating, its threshold still to be chosen; validation clips, static camera."""
     for block, method in product((1, 4, 8), ("tuned", "input_norm", "gumbel")):
         yield Point(task, 0, method, block, split=chosen_on(method))
+    for block in (1, 4, 8):
+        yield Point(task, 0, AS_TRAINED, block, split=chosen_on(AS_TRAINED))
     for every in (2, 3, 4):
         yield Point(task, 0, "hold", reset_every=every)
     for size in (0.75, 0.5, 0.875, 0.625):
@@ -142,7 +145,8 @@ class Bench:
         name = NARROW.get(point.task, "") if point.method == "narrow" else NETWORKS[point.task]
         if name not in MODELS:
             return None
-        gates = f"_{point.method}_{point.block}" if point.method.startswith("gumbel") else ""
+        trained = "gumbel" if point.method == AS_TRAINED else point.method
+        gates = f"_{trained}_{point.block}" if point.method.startswith("gumbel") else ""
         shipped = WEIGHTS / f"{name}{gates}.safetensors"
         given = self._models / f"{name}{gates}_seed{point.seed}.safetensors" if self._models else None
         for file in (given, shipped if point.seed == 0 else None):

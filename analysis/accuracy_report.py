@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from skipsim.analysis.accuracy import CAMERAS, POINTS_ALLOWED, THRESHOLDS, read_rows
+from skipsim.analysis.accuracy import AS_TRAINED, CAMERAS, POINTS_ALLOWED, THRESHOLDS, read_rows
 from skipsim.analysis.figures.style import (
     BLUE,
     GREEN,
@@ -38,6 +38,7 @@ COLOURS = {
     "input-norm": BLUE,
     "output-norm": SKY,
     "Gumbel": VERMILION,
+    "Gumbel, as trained": "#7A2800",  # darker than VERMILION
     "Gumbel, signed change": PALE,
     "Gumbel, frames": PALE,
     "input-norm, one gate per block": YELLOW,
@@ -51,6 +52,7 @@ NAMES = {
     "input_norm": "input-norm",
     "output_norm": "output-norm",
     "gumbel": "Gumbel",
+    AS_TRAINED: "Gumbel, as trained",
     "gumbel_residual": "Gumbel, signed change",
     "gumbel_frame": "Gumbel, frames",
 }
