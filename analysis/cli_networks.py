@@ -99,7 +99,6 @@ def _tuned(options: dict[str, Any]) -> dict[str, Any]:
 @click.command(
     epilog=example(
         "skipsim tune pose_small pose:train:32 --choose-on pose:validation:96 --block 4 -o thresholds.json",
-        "skipsim record pose_small pose:test:8 -o a.trace --threshold thresholds.json",
         "skipsim tune my_network:build street.mp4 --choose-on square.mp4 --size 256x256 -o thresholds.json",
     )
 )

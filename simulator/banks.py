@@ -11,7 +11,7 @@ import numpy as np
 from skipsim.compiled import compiled, inlined
 
 ROOM = 64  # runs that a channel holds before it must serve them
-MOST_BANKS = 16  # of one channel
+MOST_BANKS = 32  # of one channel, all ranks together
 
 _NUMBERS = (
     "last_column", "last_group", "last_write", "refresh_due", "last_activate_group",

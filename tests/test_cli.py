@@ -261,7 +261,8 @@ def test_study_from_dry_run_to_recommendation(folder):
     todo, duration = said.splitlines()
     assert todo == "4 rows; to do: 0 of 1 recordings, 4 simulations; nothing was written"
     assert re.fullmatch(
-        r"about \S+ s on \d+ workers? \(recordings 0\.0 s, simulations .*; measured on one trace\)", duration
+        r"about \S+ s on \d+ workers? \(starting .* s; recordings 0\.0 s and simulations .*; measured on one trace\)",
+        duration,
     )
     assert not (folder / "study").exists()
     assert answer(folder, "sweep", "study.toml") == "4 results in study\n\nnext: skipsim plot study\n"

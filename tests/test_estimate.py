@@ -82,6 +82,8 @@ def test_from_a_probe_then_from_what_its_own_runs_took(study: Path, tmp_path: Pa
 
 
 def test_a_single_recording_keeps_one_worker_busy() -> None:
-    one = Estimate(1.0, recording_seconds=30, simulation_seconds=8, table_seconds=2, recordings=1, workers=4, basis="")
+    one = Estimate(
+        1.0, recording_seconds=30, simulation_seconds=8, table_seconds=2, missing_recordings=1, workers=4, basis=""
+    )
     assert one.seconds == 1 + 30 + 8 / 4 + 2
-    assert replace(one, recordings=5).seconds == 1 + 30 * 2 / 5 + 8 / 4 + 2, "two rounds of the five"
+    assert replace(one, missing_recordings=5).seconds == 1 + 30 * 2 / 5 + 8 / 4 + 2, "two rounds of the five"

@@ -49,8 +49,9 @@ def dry_run(study: str | Path, out: str | Path, workers: int | None = None, star
     """
     todo, plan = pending(study, out), make_plan(study, out)
     found = estimate(plan, todo.missing_recordings, todo.missing_simulations, workers or joblib.cpu_count())
-    whole = replace(found, starting_seconds=found.starting_seconds + started_seconds)
-    return DryRun(todo, whole, plan.study.search is not None)
+    if todo.missing_recordings or todo.missing_simulations:
+        found = replace(found, starting_seconds=found.starting_seconds + started_seconds)
+    return DryRun(todo, found, plan.study.search is not None)
 
 
 def _duration(seconds: float) -> str:

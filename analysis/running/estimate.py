@@ -41,14 +41,14 @@ class Estimate:
     recording_seconds: float
     simulation_seconds: float
     table_seconds: float
-    recordings: int
+    missing_recordings: int
     workers: int
     basis: str
 
     @property
     def seconds(self) -> float:
         """Seconds on all workers; the last of a few recordings keeps one busy and lets the others wait."""
-        at_a_time = self.recordings / max(1, -(-self.recordings // self.workers))
+        at_a_time = self.missing_recordings / max(1, -(-self.missing_recordings // self.workers))
         recording = self.recording_seconds / max(1.0, at_a_time)
         return self.starting_seconds + recording + self.simulation_seconds / self.workers + self.table_seconds
 
@@ -63,7 +63,8 @@ def estimate(plan: Plan, missing_recordings: int, missing_simulations: int, work
     spent = read_spent(plan.directory / STORE)
     recordings, simulations = spent.get("recording"), spent.get("simulation")
     probes: list[tuple[int, float, Path]] = []
-    starting = _starting(missing, workers) if missing or missing_simulations else 0.0
+    anything = bool(missing or missing_simulations)
+    starting = _starting(missing, workers) if anything else 0.0
     with tempfile.TemporaryDirectory() as folder:
         if missing and (recordings is None or simulations is None):
             probes = _probe(missing[0], Path(folder))
@@ -78,8 +79,8 @@ def estimate(plan: Plan, missing_recordings: int, missing_simulations: int, work
         starting_seconds=starting,
         recording_seconds=missing_recordings * sum(map(record, frames)) / max(1, len(frames)),
         simulation_seconds=missing_simulations * run(round(sum(typical) / max(1, len(typical)))),
-        table_seconds=plan.rows * ROW_SECONDS,
-        recordings=missing_recordings,
+        table_seconds=anything * plan.rows * ROW_SECONDS,
+        missing_recordings=missing_recordings,
         workers=workers,
         basis=basis,
     )
