@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,6 +186,22 @@ MOVE = st.tuples(
 REQUEST = st.tuples(st.lists(MOVE, min_size=1, max_size=3), st.booleans(), st.sampled_from([0, 1, 50, 1000, 20_000]))
 
 
+def assert_served_alike(
+    memory: Any, serve_compiled: Any, state: Any, requests: list[tuple[list[Moves], bool, int]]
+) -> None:
+    """Serve the same requests by a compiled rule and by the plain one, and compare their times and counts."""
+    plain = BankedMemory(memory)
+    asked = free = 0
+    for moves, write, pause in requests:
+        asked += pause
+        grant = max(asked, free)
+        table = np.array(moves, np.int64)
+        fast = serve_compiled(state, table, 0, len(table), write, asked, grant)
+        assert tuple(fast) == plain.serve(table.tolist(), write, asked, grant)
+        free = fast[0]
+        assert free > grant
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     part=st.sampled_from(sorted(PARTS)),
@@ -196,16 +213,7 @@ def test_compiled_equals_plain(
     part: str, channels: int, clock_hz: int, requests: list[tuple[list[Moves], bool, int]]
 ) -> None:
     memory = system(PARTS[part], channels, clock_hz)
-    state, plain = fresh_state(memory), BankedMemory(memory)
-    asked = free = 0
-    for moves, write, pause in requests:
-        asked += pause
-        grant = max(asked, free)
-        table = np.array(moves, np.int64)
-        fast = serve(state, table, 0, len(table), write, asked, grant)
-        assert tuple(fast) == plain.serve(table.tolist(), write, asked, grant)
-        free = fast[0]
-        assert free > grant
+    assert_served_alike(memory, serve, fresh_state(memory), requests)
 
 
 @settings(max_examples=150, deadline=None)
@@ -220,16 +228,7 @@ def test_out_of_a_window_compiled_equals_plain(
     part: str, channels: int, clock_hz: int, window: int, requests: list[tuple[list[Moves], bool, int]]
 ) -> None:
     memory = replace(system(PARTS[part], channels, clock_hz), window=window)
-    state, plain = fresh_window(memory), BankedMemory(memory)
-    asked = free = 0
-    for moves, write, pause in requests:
-        asked += pause
-        grant = max(asked, free)
-        table = np.array(moves, np.int64)
-        fast = serve_ready_first(state, table, 0, len(table), write, asked, grant)
-        assert tuple(fast) == plain.serve(table.tolist(), write, asked, grant)
-        free = fast[0]
-        assert free > grant
+    assert_served_alike(memory, serve_ready_first, fresh_window(memory), requests)
 
 
 def test_a_window_serves_first_what_another_bank_has_ready() -> None:

@@ -121,6 +121,21 @@ class _Scene:
         return self.extent * (position if position <= 1 else 2 - position)
 
 
+def check_clip(kind: str, numbers: dict[str, tuple[int, int]], camera: str, frames_per_second: float) -> None:
+    """Refuse what no procedural clip can be made of; `numbers` are whole ones by name, each with its least value.
+
+    Raises:
+        InputError: a number out of range or an unknown camera.
+    """
+    for name, (value, low) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+            raise InputError(f"{kind} clip: {name} must be a whole number >= {low}, got {value!r}")
+    if camera not in CAMERAS:
+        raise InputError(f"{kind} clip: camera {camera!r} is unknown; {nearest(str(camera), CAMERAS)}")
+    if not frames_per_second > 0:
+        raise InputError(f"{kind} clip: frames_per_second must be > 0, got {frames_per_second!r}")
+
+
 def pose_clip(
     seed: int,
     frames: int = 32,
@@ -145,13 +160,8 @@ def pose_clip(
     Raises:
         InputError: a number out of range or an unknown camera.
     """
-    for name, value, low in (("seed", seed, 0), ("frames", frames, 1), ("rows", rows, 32), ("cols", cols, 32)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-            raise InputError(f"pose clip: {name} must be a whole number >= {low}, got {value!r}")
-    if camera not in CAMERAS:
-        raise InputError(f"pose clip: camera {camera!r} is unknown; {nearest(str(camera), CAMERAS)}")
-    if not frames_per_second > 0:
-        raise InputError(f"pose clip: frames_per_second must be > 0, got {frames_per_second!r}")
+    numbers = {"seed": (seed, 0), "frames": (frames, 1), "rows": (rows, 32), "cols": (cols, 32)}
+    check_clip("pose", numbers, camera, frames_per_second)
     scene = _random_scene(np.random.default_rng([seed, 0]), rows, cols, camera)
     sensor = np.random.default_rng([seed, 1])
     pictures = np.empty((frames, rows, cols, 3), np.uint8)

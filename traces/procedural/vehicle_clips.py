@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skipsim.errors import InputError, nearest
 from skipsim.traces.boxes import BoxLabels, DetectionClip
-from skipsim.traces.datasets import CAMERAS, FRAMES_PER_SECOND, SPLITS
+from skipsim.traces.datasets import CAMERAS, FRAMES_PER_SECOND, SPLITS, check_clip
 from skipsim.traces.procedural.canvas import (
     Image,
     Point,
@@ -101,13 +101,8 @@ def vehicle_clip(
     Raises:
         InputError: a number out of range or an unknown camera.
     """
-    for name, value, low in (("seed", seed, 0), ("frames", frames, 1), ("rows", rows, 64), ("cols", cols, 64)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-            raise InputError(f"vehicle clip: {name} must be a whole number >= {low}, got {value!r}")
-    if camera not in CAMERAS:
-        raise InputError(f"vehicle clip: camera {camera!r} is unknown; {nearest(str(camera), CAMERAS)}")
-    if not frames_per_second > 0:
-        raise InputError(f"vehicle clip: frames_per_second must be > 0, got {frames_per_second!r}")
+    numbers = {"seed": (seed, 0), "frames": (frames, 1), "rows": (rows, 64), "cols": (cols, 64)}
+    check_clip("vehicle", numbers, camera, frames_per_second)
     scene = _random_scene(np.random.default_rng([seed, 2]), rows, cols, camera)
     sensor = np.random.default_rng([seed, 3])
     pictures = np.empty((frames, rows, cols, 3), np.uint8)
