@@ -45,7 +45,22 @@ class BlockPlan:
         return ", ".join([size_text(self.default), *(f"{name}: {size_text(block)}" for name, block in self.groups)])
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A clip by name, and the group that it is counted in: clips that differ in kind, as by camera."""
+
+    name: str
+    group: str = ""
+
+
 SINGLE_PIXELS = BlockPlan((1, 1))
+
+
+def plan_of(blocks: Block | Mapping[str, Block]) -> BlockPlan:
+    """Return the plan of one block, or of a table by layer that names all others too."""
+    if not isinstance(blocks, Mapping):
+        return BlockPlan(blocks)
+    return BlockPlan(blocks[REST], tuple((name, block) for name, block in blocks.items() if name != REST))
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,19 @@ def read_blocks(value: Any) -> tuple[BlockAxes, ...]:
     if any(not blocks for axes in grouped for _, blocks in axes.groups):
         raise ValueError("every group of layers needs at least one block")
     return (*([BlockAxes(((REST, single),))] if single else []), *grouped)
+
+
+def read_clips(value: Any) -> tuple[Clip, ...]:
+    """Read an axis of clips: names, or a table of names by group, {static = ["a.mp4", "b.mp4"], pan = "c.mp4"}."""
+    groups = value if isinstance(value, Mapping) else {"": value}
+    clips = tuple(Clip(name, group) for group, names in groups.items() for name in read_axis(names))
+    for clip in clips:
+        if not isinstance(clip.name, str) or not clip.name:
+            raise ValueError(f"must be names of clips, or a table of names by group, not {clip.name!r}")
+    twice = [clip.name for clip in clips if sum(clip.name == other.name for other in clips) > 1]
+    if twice:
+        raise ValueError(f"a clip belongs to one group, {twice[0]!r} is in several")
+    return clips
 
 
 def read_tiles(value: Any) -> tuple[str, ...]:

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
+
 from skipsim.analysis.advice.budget import MAX_DROP_POINTS
 from skipsim.analysis.advice.decision import Decision, decide_all
+from skipsim.analysis.figures.variants import gate_name
 from skipsim.analysis.loops import describe_gaps
 from skipsim.analysis.plots import draw_all
-from skipsim.analysis.recommend import Recommendation
+from skipsim.analysis.recommend import Recommendation, recommend
 from skipsim.analysis.report.page import write_report
-from skipsim.analysis.results import mean_over_clips
+from skipsim.analysis.results import groups_of, mean_over_clips
 from skipsim.analysis.study import load_study
 from skipsim.analysis.summary import table as aligned
 from skipsim.analysis.sweep import sweep
@@ -26,15 +29,23 @@ name = "demo"
 
 [[recording]]                # what the network does: one recording per combination
 network = "pose_small"       # or "package.module:function", a function that returns your nn.Module
-clip = ["pose:2000000:static", "pose:2000002:static", "pose:2000001:pan", "pose:2000003:pan"]  # or video files
+clip = { static = ["pose:2000000:static", "pose:2000002:static"], pan = ["pose:2000001:pan", "pose:2000003:pan"] }
+# ... or video files; a plain list will do, groups are also shown apart
 frames = 24                  # of every clip
 gate = "input_norm"
-threshold = [0.05, 0.075, 0.09, 0.1, 0.125]
+threshold = [0.05, 0.075, 0.1, 0.125]
 block = [1, 2, 4, 8, 16]
+
+[[recording]]                # better gates, which ship with the network: thresholds by layer, and trained ones
+network = "pose_small"
+clip = { static = ["pose:2000000:static", "pose:2000002:static"], pan = ["pose:2000001:pan", "pose:2000003:pan"] }
+frames = 24
+gate = ["tuned", "gumbel"]   # or files of `skipsim tune` and `skipsim train --gate gumbel`
+block = [1, 4, 8]
 
 [[recording]]                # open loop: the recording of single pixels, made coarser, beside those of every block
 network = "pose_small"
-clip = ["pose:2000000:static", "pose:2000002:static", "pose:2000001:pan", "pose:2000003:pan"]
+clip = { static = ["pose:2000000:static", "pose:2000002:static"], pan = ["pose:2000001:pan", "pose:2000003:pan"] }
 frames = 24
 threshold = [0.05, 0.1]
 block = [2, 4, 8, 16]
@@ -79,7 +90,7 @@ def demo(
     say("\n".join(["figures, also as PDF:", *(f"  {file}" for file in figures)]))
     answers = [decision.answer for decision in decisions.values()]
     say(f"\nThe fastest choice on each machine within {MAX_DROP_POINTS:g} point of the dense accuracy:\n")
-    say(_overview(answers))
+    say(_overview(results, answers))
     for decision in decisions.values():
         say(f"\n{decision.words()}")
     gaps = describe_gaps(mean_over_clips(results))
@@ -98,21 +109,34 @@ def _page(folder: Path, decisions: Mapping[tuple[str, str], Decision]) -> Path |
     return write_report(folder, folder / "report.html", max_drop=MAX_DROP_POINTS, decisions=decisions)[0]
 
 
-def _overview(answers: list[Recommendation]) -> str:
-    rows = [("machine", "block", "tile", "threshold", "points lost", "MAC reduction", "speed-up", "realised", "")]
+def _overview(results: pd.DataFrame, answers: list[Recommendation]) -> str:
+    """Return the answers as a table, each followed by those for one group of clips alone."""
+    rows: list[tuple[str, ...]] = [
+        ("machine", "clips", "gate", "block", "tile", "points lost", "MAC reduction", "speed-up", "realised", "")
+    ]
     for answer in answers:
-        row = answer.row
-        rows.append(
-            (
-                answer.hardware,
-                row["block"],
-                row["tile"],
-                f"{row['threshold']:g}",
-                f"{row['quality_drop']:.2f}",
-                f"{row['mac_reduction']:.2f}x",
-                f"{row['speedup']:.2f}x",
-                f"{row['realised']:.0%}",
-                "" if answer.worthwhile else "stay dense",
-            )
-        )
-    return aligned(rows, "lrrrrrrrl")
+        rows.append(_line(answer, "all"))
+        for group in groups_of(results):
+            own = results[results["group"] == group]
+            try:
+                best = recommend(own, answer.hardware, MAX_DROP_POINTS, network=answer.row["network"])
+            except InputError:  # nothing is within the drop
+                continue
+            rows.append(_line(best, group))
+    return aligned(rows, "lllrrrrrrl")
+
+
+def _line(answer: Recommendation, clips: str) -> tuple[str, ...]:
+    row = answer.row
+    return (
+        answer.hardware,
+        clips,
+        gate_name(row),
+        row["block"],
+        row["tile"],
+        f"{row['quality_drop']:.2f}",
+        f"{row['mac_reduction']:.2f}x",
+        f"{row['speedup']:.2f}x",
+        f"{row['realised']:.0%}",
+        "" if answer.worthwhile else "stay dense",
+    )

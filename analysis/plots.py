@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from skipsim.analysis.advice.budget import MAX_DROP_POINTS
 from skipsim.analysis.advice.decision import Decision, decide_all
 from skipsim.analysis.causes import CAUSE_GROUPS, group_shares
+from skipsim.analysis.figures.gates_figure import gates_figure
 from skipsim.analysis.figures.loop_figure import loop_figure
 from skipsim.analysis.figures.mask_figures import mask_figures
 from skipsim.analysis.figures.run_figures import run_figures
 from skipsim.analysis.figures.style import COLOURS, GREY, GROUP_COLOURS, INK, MARKERS, panels, save, styled
-from skipsim.analysis.figures.variants import Variant, blocks_of, short, tile_name, tiles_of, variants_of
+from skipsim.analysis.figures.variants import Variant, blocks_of, gate_name, short, tile_name, tiles_of, variants_of
 from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.pareto import pareto_front
-from skipsim.analysis.results import mean_over_clips, read_results
+from skipsim.analysis.results import groups_of, mean_over_clips, read_results
 from skipsim.errors import InputError
 
 MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of the figure together
@@ -235,10 +236,10 @@ def density_by_block(table: pd.DataFrame) -> Figure:
         fixed = first[first["tile"] != "auto"]
         rows = fixed if len(fixed) else first
         blocks, tiles = list(blocks_of(rows)), list(tiles_of(rows))
-        thresholds = _spread(sorted(set(rows["threshold"].dropna())), MOST_THRESHOLDS) or [float("nan")]
-        figure, axes = panels(len(thresholds), height=1.9)
-        for axis, threshold in zip(axes, thresholds, strict=True):
-            own = rows if np.isnan(threshold) else rows[rows["threshold"] == threshold]
+        names = _spread(_gate_names(rows), MOST_THRESHOLDS)
+        figure, axes = panels(len(names), height=1.9)
+        for axis, name in zip(axes, names, strict=True):
+            own = rows[rows.apply(gate_name, axis=1) == name]
             asked = own.groupby("block")["density"].mean()
             places = [place for place, block in enumerate(blocks) if block in asked]
             values = [100 * asked[blocks[place]] for place in places]
@@ -251,7 +252,7 @@ def density_by_block(table: pd.DataFrame) -> Figure:
             axis.set_xticks(range(len(blocks)), [short(block) for block in blocks])
             axis.set_ylim(0, 103)
             axis.set_xlabel("block [output pixels]")
-            axis.set_title("" if np.isnan(threshold) else f"threshold {threshold:g}")
+            axis.set_title(name)
         _label_left(axes, "share of dense MACs [%]")
         handles = [Line2D([], [], color=INK, marker="o", markersize=4, label="asked for by gates")]
         handles += [
@@ -289,6 +290,8 @@ def draw_all(
         decisions = decide_all(directory, table, max_drop, by_layer=False)
     figures |= run_figures(decisions)
     if table["quality"].notna().any():
+        if groups_of(table) or table["gate"].nunique() > 1:
+            figures = {"gates": gates_figure(table, max_drop), **figures}
         figures = {"latency-accuracy": latency_accuracy(table, max_drop), **figures}
     folder = directory / "figures"
     folder.mkdir(exist_ok=True)
@@ -373,7 +376,13 @@ def _metric(table: pd.DataFrame) -> str:
     return " / ".join(name.replace("pck", "PCK") for name in names) or "accuracy"
 
 
-def _spread(values: Sequence[float], count: int) -> list[float]:
+def _gate_names(rows: pd.DataFrame) -> list[str]:
+    """Return the gates of a table by name, those with a threshold by rising threshold first."""
+    ordered = rows.sort_values("threshold", kind="stable", na_position="last")
+    return list(dict.fromkeys(ordered.apply(gate_name, axis=1)))
+
+
+def _spread(values: Sequence[str], count: int) -> list[str]:
     """Return at most `count` of the values, evenly spread from the first to the last."""
     if len(values) <= count:
         return list(values)

@@ -12,7 +12,7 @@ import pandas as pd
 from skipsim.analysis.advice.budget import MAX_DROP_POINTS
 from skipsim.analysis.causes import group_shares
 from skipsim.analysis.loops import decisive_rows
-from skipsim.analysis.results import mean_over_clips, overrides_of
+from skipsim.analysis.results import clips_of, groups_of, mean_over_clips, overrides_of
 from skipsim.errors import InputError, nearest
 
 SMALLEST_CYCLES = 0.5  # of 100 dense cycles; less is not worth a line
@@ -31,6 +31,7 @@ NUMBERS = (
     "density",
     "effective_density",
 )
+GROUP_NUMBERS = ("mac_reduction", "speedup", "quality_drop")
 TOLERANCE = 1e-9  # points: 1.0 points lost are within 1 point, rounding or not
 
 
@@ -48,6 +49,7 @@ class Recommendation:
     configuration: dict[str, Any]
     gated_cycles: dict[str, float]
     dense_cycles: dict[str, float]
+    groups: dict[str, dict[str, float]]  # GROUP_NUMBERS of this configuration by group of clips; {}: none are named
 
     @property
     def worthwhile(self) -> bool:
@@ -77,6 +79,9 @@ class Recommendation:
             "gated_cycles": self.gated_cycles,
             "dense_cycles": self.dense_cycles,
             "excess_cycles": self.excess_cycles,
+            "groups": {
+                group: {name: _plain(value) for name, value in found.items()} for group, found in self.groups.items()
+            },
         }
 
     def words(self) -> str:
@@ -104,7 +109,13 @@ class Recommendation:
             *self._difference(left - self.proportional_cycles),
             f"The gates ask for {row['density']:.1%} of the MACs; "
             f"{self._tiles()} compute {row['effective_density']:.1%}.",
+            *([f"Clips by group: {'; '.join(map(self._of_group, self.groups))}."] if self.groups else []),
         ]
+
+    def _of_group(self, group: str) -> str:
+        found = self.groups[group]
+        lost = "" if math.isnan(found["quality_drop"]) else f", {found['quality_drop']:.2f} points lost"
+        return f"{group} {found['mac_reduction']:.2f}x fewer MACs, {found['speedup']:.2f}x faster{lost}"
 
     def choice(self) -> str:
         """Return block, tile and threshold in a few words."""
@@ -223,7 +234,17 @@ def recommend(
         configuration={name: best[name] for name in names},
         gated_cycles={name: ratio * share for name, share in group_shares(best).items()},
         dense_cycles={name: 100 * share for name, share in group_shares(best, dense=True).items()},
+        groups=_by_group(clips_of(table, best)),
     )
+
+
+def _by_group(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return what the rows of one configuration come to in each group of clips."""
+    found = {}
+    for group in groups_of(rows):
+        mean = mean_over_clips(rows[rows["group"] == group]).iloc[0]
+        found[group] = {name: float(mean[name]) for name in GROUP_NUMBERS}
+    return found
 
 
 def _within(rows: pd.DataFrame, hardware: str, max_drop: float, spent: Mapping[str, float | None]) -> pd.DataFrame:

@@ -49,6 +49,7 @@ RECORDING_COLUMNS = {
 }
 SIMULATION_COLUMNS = {"hardware": "text", "tile": "text"}  # then one column per dotted hardware key of the study
 TRACE_COLUMNS = {
+    "group": "text",  # that the study counts the clip in; "" none
     "frames": "whole",
     "quality_metric": "text",
     "quality": "real",
@@ -152,6 +153,7 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
     return {
         "network": str(trace.origin.get("network", "")),
         "clip": trace.path.name if trace.path else "",
+        "group": "",
         "gate": "+".join(sorted(gates)),
         "threshold": threshold if isinstance(threshold, int | float) else math.nan,
         **block_columns(blocks.pop() if len(blocks) == 1 else None),
@@ -228,7 +230,7 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         table = pd.concat(map(_compact, fastparquet.ParquetFile(str(file)).iter_row_groups()), ignore_index=True)
     except Exception as error:  # fastparquet raises whatever it stumbles over
         raise InputError(f"{file}: not a readable table: {type(error).__name__}: {error}") from None
-    for name in ("share", "signal", "violates", "on_front"):  # what results of older versions do not have
+    for name in ("share", "signal", "group", "violates", "on_front"):  # what results of older versions do not have
         if name not in table:
             table[name] = "" if COLUMNS[name] == "text" else pd.NA
     missing = [name for name in COLUMNS if name not in table]
@@ -292,7 +294,14 @@ def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
     mean["speedup"] = mean["dense_latency_ms"] / mean["latency_ms"]
     mean["realised"] = mean["speedup"] / mean["mac_reduction"]
     mean["clip"] = f"{clips} clips"
+    mean["group"] = mean["group"].iloc[0] if table["group"].nunique() == 1 else ""
     return mean[columns]
+
+
+def groups_of(table: pd.DataFrame) -> list[str]:
+    """Return the groups that a table's clips are counted in, in their order; [] unless there are two or more."""
+    groups = [str(name) for name in dict.fromkeys(table["group"])]
+    return groups if len(groups) > 1 else []
 
 
 def clips_of(table: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:

@@ -24,9 +24,10 @@ from typing import Any
 
 import pandas as pd
 
+from skipsim.analysis.recording_axes import RecordingChoice
 from skipsim.analysis.results import OBJECTIVES
 from skipsim.analysis.running.simulations import SimulationChoice
-from skipsim.analysis.study import RecordingChoice, Search, Study
+from skipsim.analysis.study import Search, Study
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 
@@ -87,7 +88,12 @@ def trial_of(study: Study, place: Mapping[str, int]) -> Trial:
     (network,) = axes.network or ("",)
     clips = axes.clip or ()
     return Trial(
-        tuple(RecordingChoice(axes, None, network, clip, block=block, loop=axes.loop[0], **named) for clip in clips),
+        tuple(
+            RecordingChoice(
+                axes, None, network, clip.name, block=block, loop=axes.loop[0], group=clip.group, **named
+            ).settled(study.folder)
+            for clip in clips
+        ),
         simulation,
     )
 

@@ -8,139 +8,44 @@ the network computes and so its accuracy; several tables `[[recording]]` stand f
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from skipsim.analysis.axes import (
-    SINGLE_PIXELS,
     AxisValue,
-    BlockPlan,
     is_range,
     read_axis,
-    read_blocks,
-    read_numbers,
-    read_size,
     read_tiles,
 )
 from skipsim.analysis.constraints import Constraint, allowed, explain_none, read_constraints
-from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS, block_columns
+from skipsim.analysis.recording_axes import Name, Names, RecordingChoice, Recordings, Table
+from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS
 from skipsim.analysis.running.keys import machine_hash
 from skipsim.analysis.running.simulations import SimulationChoice, SimulationGrid, replaced
 from skipsim.errors import InputError, nearest
 from skipsim.hwmodels.hardware import Hardware, hardware_keys, load_hardware
 
-Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(read_axis), Field(min_length=1)]
-Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=1)]
 
-
-HOLD = "hold"  # the gate that has no threshold: it computes nothing between reference frames
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-def _thresholds(value: Any, info: ValidationInfo) -> tuple[Any, ...]:
-    return read_numbers(value, fine=bool(info.context and info.context["search"]))
-
-
-class Recordings(_Table):
-    """What the network does; paths are relative to the study file.
-
-    Either `trace` (directories or topology files that exist), or `network` and `clip` with gates. `loop` says whose
-    masks a block size gets: "closed" records the network with it; "open" coarsens the recording of single pixels, a
-    superset of what the gate asks for, and bounds accuracy and time without a recording of its own.
-    """
-
-    trace: Names | None = None
-    network: Names | None = Field(None, description='registered names, or "package.module:factory"')
-    clip: Names | None = Field(None, description="what read_frames takes, or labelled clips pose:SPLIT:COUNT")
-    frames: Side | None = Field(None, description="at most so many of every clip")
-    size: Annotated[tuple[int, int], BeforeValidator(read_size)] | None = Field(
-        None, description="rows, cols of frames"
-    )
-    weights: Name | None = None
-    gate: Names = ("input_norm",)
-    threshold: Annotated[tuple[Threshold, ...], BeforeValidator(_thresholds), Field(min_length=1)] | None = None
-    block: Annotated[tuple[Any, ...], BeforeValidator(read_blocks), Field(min_length=1)] = read_blocks(1)
-    update: Annotated[
-        tuple[Literal["previous", "accumulate", "recompute"], ...], BeforeValidator(read_axis), Field(min_length=1)
-    ] = ("recompute",)
-    reset_every: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
-        Field((0,), description="frames between reference frames; 0: only the first is one")
-    )
-    share: Annotated[tuple[Literal["", "block", "network"], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
-        Field(("",), description='whose mask a layer takes, see convert; "": its own, or as its gates were trained')
-    )
-    signal: Annotated[
-        tuple[Literal["", "residual", "magnitude", "frame"], ...], BeforeValidator(read_axis), Field(min_length=1)
-    ] = Field(("",), description='what gates look at, see convert; "": the residual, or as they were trained')
-    loop: Annotated[tuple[Literal["closed", "open"], ...], BeforeValidator(read_axis), Field(min_length=1)] = (
-        "closed",
-    )
-
-    @model_validator(mode="after")
-    def _traces_or_networks(self) -> Self:
-        if self.trace is not None:
-            others = self.model_fields_set - {"trace"}
-            if others:
-                raise ValueError(f"trace excludes {', '.join(sorted(others))}: existing traces are taken as they are")
-            return self
-        for key in ("network", "clip", "threshold"):
-            if getattr(self, key) is None and not (key == "threshold" and set(self.gate) <= {HOLD}):
-                raise ValueError(f"{key} is missing (or give trace, for existing traces)")
-        if self.weights is not None and len(self.network or ()) > 1:
-            raise ValueError("weights needs a single network")
-        return self
-
-    def block_plans(self) -> tuple[BlockPlan, ...]:
-        """Return every choice of blocks."""
-        return tuple(dict.fromkeys(plan for axes in self.block for plan in axes.plans()))
-
-    def choices(self) -> Iterator[RecordingChoice]:
-        """Return every combination of these axes, in their order."""
-        if self.trace is not None:
-            yield from (RecordingChoice(self, trace=trace) for trace in self.trace)
-            return
-        for network, clip, gate, share, signal, update, reset, loop in product(
-            self.network or (), self.clip or (), self.gate, self.share, self.signal, self.update,
-            self.reset_every, self.loop,
-        ):  # fmt: skip
-            thresholds = (math.nan,) if gate == HOLD else self.threshold or ()
-            for block, threshold in product(self.block_plans(), thresholds):
-                yield RecordingChoice(
-                    self, None, network, clip, gate, threshold, block, share, signal, update, reset, loop
-                )
-
-
-class Simulations(_Table):
+class Simulations(Table):
     """What the hardware does; `overrides` holds the axes that are dotted hardware keys."""
 
     hardware: Names
     tile: Annotated[tuple[str, ...], BeforeValidator(read_tiles), Field(min_length=1)] = ("auto",)
-    overrides: dict[str, Annotated[tuple[AxisValue, ...], Field(min_length=1)]] = {}
+    overrides: dict[str, Annotated[tuple[AxisValue, ...], Field(min_length=1)]] = Field(default_factory=dict)
 
 
-class Search(_Table):
+class Search(Table):
     """How many combinations an optimiser tries, in generations of how many, and where its random numbers start."""
 
     trials: Annotated[int, Field(ge=1)]
@@ -148,45 +53,10 @@ class Search(_Table):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-@dataclass(frozen=True)
-class RecordingChoice:
-    """One combination of the recording axes of a table, or one existing trace."""
-
-    axes: Recordings
-    trace: str | None = None
-    network: str = ""
-    clip: str = ""
-    gate: str = ""
-    threshold: float = math.nan
-    block: BlockPlan = SINGLE_PIXELS
-    share: str = ""
-    signal: str = ""
-    update: str = ""
-    reset_every: int = 0
-    loop: str = ""
-
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of the table that name this choice; of an existing trace they are in the trace."""
-        if self.trace is not None:
-            return {}
-        return {
-            "network": self.network,
-            "clip": self.clip,
-            "gate": self.gate,
-            "threshold": self.threshold,
-            **block_columns(self.block.default if not self.block.groups else None, str(self.block)),
-            "update": self.update,
-            "reset_every": self.reset_every,
-            "loop": self.loop,
-            "share": self.share,
-            "signal": self.signal,
-        }
-
-
 BEFOREHAND = {*RECORDING_COLUMNS, "hardware", "tile", "area_mm2", *hardware_keys()} - {"study"}
 
 
-class Study(_Table):
+class Study(Table):
     """A whole study; `folder` is where relative paths start, `text` the file as it was read."""
 
     name: Name
@@ -232,7 +102,7 @@ class Study(_Table):
 
     def recording_choices(self) -> list[RecordingChoice]:
         """Return every recording of the study that its constraints allow, in the order of its axes."""
-        choices = [choice for axes in self.recording for choice in axes.choices()]
+        choices = [choice for axes in self.recording for choice in axes.choices(self.folder)]
         kept = [choice for choice in choices if allowed(choice.columns(), self.constraints)]
         if not kept:
             raise explain_none(f"study {self.name!r}", [choice.columns() for choice in choices], self.constraints)
@@ -350,7 +220,7 @@ def _constraints(value: Any) -> tuple[Constraint, ...]:
     return tuple(read_constraints(texts, known, [name for name in known if columns[name] == "text"]))
 
 
-def _keys(table: type[_Table]) -> set[str]:
+def _keys(table: type[Table]) -> set[str]:
     return set(table.model_fields) - {"folder", "text", "overrides"}
 
 
@@ -363,7 +233,7 @@ def _explain(error: ValidationError, recordings: int) -> str:
     if recordings > 1 and first["loc"][:1] == ("recording",) and len(first["loc"]) > 1:
         key = key.replace("recording", f"recording {int(first['loc'][1]) + 1}", 1)
     if first["type"] == "extra_forbidden":
-        tables: dict[str, type[_Table]] = {"recording": Recordings, "simulation": Simulations, "search": Search}
+        tables: dict[str, type[Table]] = {"recording": Recordings, "simulation": Simulations, "search": Search}
         table = tables[location[0]] if len(location) > 1 else Study
         return f"unknown axis {key!r}; {nearest(location[-1], _keys(table))}"
     if first["type"] == "missing":

@@ -6,19 +6,27 @@ import pytest
 
 from skipsim import InputError
 from skipsim.analysis.demo import MAX_DROP_POINTS, STUDY, demo
+from skipsim.analysis.figures.variants import gate_name
+from skipsim.analysis.recommend import recommend
 from skipsim.analysis.results import mean_over_clips, read_results
 from skipsim.analysis.study import load_study
 
 SMALL = """name = "demo"
 [[recording]]
 network = "pose_small"
-clip = ["pose:2000000:static", "pose:2000001:pan"]
+clip = { static = "pose:2000000:static", pan = "pose:2000001:pan" }
 frames = 4
 threshold = [0, 0.1]
 block = [1, 8]
 [[recording]]
 network = "pose_small"
-clip = ["pose:2000000:static", "pose:2000001:pan"]
+clip = { static = "pose:2000000:static", pan = "pose:2000001:pan" }
+frames = 4
+gate = ["tuned", "gumbel"]
+block = 4
+[[recording]]
+network = "pose_small"
+clip = { static = "pose:2000000:static", pan = "pose:2000001:pan" }
 frames = 4
 threshold = 0.1
 block = 8
@@ -39,8 +47,8 @@ def small(tmp_path_factory):
 def test_answers_are_the_fastest_rows_within_the_drop(small):
     folder, answers, _ = small
     table = read_results(folder)
-    assert len(table) == 2 * 2 * 2 * (2 * 2 + 1), (
-        "clips, machines, tiles, and thresholds x blocks and one more in open loop"
+    assert len(table) == 2 * 2 * 2 * (2 * 2 + 2 + 1), (
+        "clips, machines, tiles, and thresholds x blocks, two shipped gates, and one more in open loop"
     )
     assert (table["error"] == "").all()
     assert [answer.hardware for answer in answers] == ["edge-npu", "systolic-32x32"]
@@ -62,21 +70,30 @@ def test_it_says_in_words_what_to_build_and_why(small):
     folder, answers, said = small
     for answer in answers:
         row = answer.row
-        line = next(line for line in said.splitlines() if line.startswith(f"{answer.hardware}  "))
-        assert line.split()[1:7] == [
+        line = next(line for line in said.splitlines() if line.startswith(f"{answer.hardware} ") and " all " in line)
+        assert line.split()[1:] == [
+            "all",
+            *gate_name(row).split(),
             row["block"],
             row["tile"],
-            f"{row['threshold']:g}",
             f"{row['quality_drop']:.2f}",
             f"{row['mac_reduction']:.2f}x",
             f"{row['speedup']:.2f}x",
+            f"{row['realised']:.0%}",
+            *(["stay", "dense"] if row["speedup"] <= 1 else []),
         ]
-        assert line.endswith("stay dense") == (row["speedup"] <= 1)
         assert answer.words() in said
-    figures = {"latency-accuracy", "speedup-mac-reduction", "cycles-by-cause", "density-by-block", "gate-masks"}
+    figures = {
+        "latency-accuracy",
+        "speedup-mac-reduction",
+        "cycles-by-cause",
+        "density-by-block",
+        "gate-masks",
+        "gates",
+    }
     figures |= {"open-and-closed-loop"}
     assert "Open loop against closed, 4 pairs: latency " in said
-    assert "8 recordings, 2 made coarser, 40 simulations" in said
+    assert "12 recordings, 2 made coarser, 56 simulations" in said
     assert figures <= {file.stem for file in (folder / "figures").glob("*.png")}
     figures |= {f"{kind}-edge-npu" for kind in ("layers", "roofline", "energy", "sensitivities")}
     assert f"as one page, for a browser: {folder / 'report.html'}" in said
@@ -88,11 +105,34 @@ def test_it_says_in_words_what_to_build_and_why(small):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 5_000
 
 
+def test_groups_of_clips_are_answered_apart(small):
+    """Every clip is a group of its own here: the answer for a group is the recommendation on that clip's rows alone."""
+    folder, answers, said = small
+    table = read_results(folder)
+    assert set(zip(table["clip"], table["group"], strict=True)) == {
+        ("pose:2000000:static", "static"),
+        ("pose:2000001:pan", "pan"),
+    }
+    for answer in answers:
+        lines = {line.split()[1]: line for line in said.splitlines() if line.startswith(f"{answer.hardware} ")}
+        for group in ("static", "pan"):
+            own = table[table["group"] == group]
+            row = recommend(own, answer.hardware, MAX_DROP_POINTS).row
+            assert f"{row['mac_reduction']:.2f}x" in lines[group]
+            assert f"{row['speedup']:.2f}x" in lines[group]
+            same = own[own["hardware"] == answer.hardware]
+            for name in ("gate", "block", "tile", "loop", "update"):
+                same = same[same[name] == answer.row[name]]
+            same = same[(same["threshold"] == answer.row["threshold"]) | same["threshold"].isna()]
+            assert answer.groups[group]["speedup"] == pytest.approx(same["speedup"].item())
+            assert f"{group} {same['mac_reduction'].item():.2f}x fewer MACs" in answer.words()
+
+
 def test_a_second_run_does_only_what_is_missing_and_gives_the_same_table(small):
     folder, answers, _ = small
     table = (folder / "results.parquet").read_bytes()
     traces = {path: path.stat().st_mtime_ns for path in folder.glob("traces/*/manifest.json")}
-    assert len(traces) == 8 + 2
+    assert len(traces) == 12 + 2
     again = demo(folder, workers=1, say=lambda text: None)
     assert [answer.to_dict() for answer in again] == [answer.to_dict() for answer in answers]
     assert (folder / "results.parquet").read_bytes() == table

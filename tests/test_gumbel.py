@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert
-from skipsim.traces.gumbel import HEADER, GumbelGate, load_gumbel, read_gumbel
+from skipsim.traces.gumbel import GumbelGate, load_gumbel, read_gumbel
+from skipsim.traces.gumbel_file import HEADER
 from skipsim.traces.layer import Layer
 from skipsim.traces.record import record
 from skipsim.traces.skipconv import SkipConv2d

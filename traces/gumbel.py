@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from skipsim.errors import InputError
 from skipsim.traces.gates import BlockShape, block_parameters, block_shape, check_blocks, coarsen, one_block
+from skipsim.traces.gumbel_file import read_header
 from skipsim.traces.layer import Layer
 from skipsim.traces.models.checkpoint import GATE_PREFIX, load_weights
 from skipsim.traces.per_layer import value_for
 from skipsim.traces.receptive_field import ReceptiveField
 
-HEADER = "gumbel_gate"
 Block = BlockShape | Mapping[str, BlockShape]
 
 
@@ -204,30 +204,17 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
-    """Return what a weights file says about its gates: {} where it has none."""
-    with safe_open(path, "pt") as file:
-        found: dict[str, Any] = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    return found
-
-
 def read_gumbel(path: str | Path) -> GumbelGate:
     """Read the gates of a weights file, not the network."""
-    try:
-        with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get(HEADER)
-            tensors = {
-                name.removeprefix(GATE_PREFIX): file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 # not a dict
-                if name.startswith(GATE_PREFIX)
-            }
-    except FileNotFoundError:
-        raise InputError(f"weights {path}: no such file") from None
-    except SafetensorError as error:
-        raise InputError(f"weights {path}: not a whole safetensors file ({error})") from None
-    if header is None or not tensors:
+    settings = read_header(path)
+    with safe_open(path, "pt") as file:
+        tensors = {
+            name.removeprefix(GATE_PREFIX): file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118 # not a dict
+            if name.startswith(GATE_PREFIX)
+        }
+    if not settings or not tensors:
         raise InputError(f"weights {path}: holds no Gumbel gates; train them with: skipsim train --gate gumbel")
-    settings = json.loads(header)
     names = sorted(name.removesuffix(".weight") for name in tensors if name.endswith(".weight"))
     weights = {name: (tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names}
     return GumbelGate(weights, _block(settings["block"]), share=settings["share"], signal=settings["signal"])

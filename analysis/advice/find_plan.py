@@ -25,6 +25,7 @@ import pandas as pd
 from skipsim.analysis.advice.layer_plan import LayerPlan, Tried
 from skipsim.analysis.advice.mixtures import Choice, choices_of
 from skipsim.analysis.advice.uncertainty import band
+from skipsim.analysis.inputs.gated_network import NORM_GATES
 from skipsim.analysis.results import mean_over_clips, trace_columns
 from skipsim.analysis.running.jobs import STUDY, make_plan
 from skipsim.analysis.running.parallel import WorkerDied, in_processes
@@ -42,6 +43,7 @@ MOST_UNIFORM = 2  # plans of one block that are simulated as a whole, the fastes
 ROUNDS = 3  # of recording mixtures
 RECORDED_AT_ONCE = 2  # mixtures
 TOLERANCE = 1e-9
+BLOCKLESS = (*NORM_GATES, "hold")  # gates that are not made for a block, so that blocks may be mixed
 GATES = ("gate", "update", "reset_every", "share", "signal", "threshold")  # what one plan has in common
 
 
@@ -136,7 +138,7 @@ def _choices(
         }
         losses = {block: float(drops[gates, block]) for block in own}
         for choice in choices_of(gates, layers, own, losses):
-            if choice.lost <= max_drop + SLACK_POINTS:
+            if choice.lost <= max_drop + SLACK_POINTS and (choice.uniform or gates[0] in BLOCKLESS):
                 choices.setdefault(choice.of_layers(layers), choice)
     return sorted(choices.values(), key=lambda one: one.cycles)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -55,6 +57,12 @@ def short(size: str) -> str:
 def tile_name(tile: str) -> str:
     """Name a tile in a legend."""
     return {"auto": "best tile", "full": "whole map"}.get(tile, f"tile {short(tile)}")
+
+
+def gate_name(row: Mapping[str, Any]) -> str:
+    """Name a row's gate: with its threshold, where it has one for all layers."""
+    threshold = row["threshold"]
+    return str(row["gate"]) if pd.isna(threshold) else f"{row['gate']} {threshold:g}"
 
 
 def _coded(names: pd.Series, codes: tuple[str, ...]) -> dict[str, str]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skipsim.analysis.inputs.gate_files import THRESHOLDS, TRAINED, Block, is_gate_file, shipped_gates
 from skipsim.analysis.inputs.networks import build_network
+from skipsim.analysis.tune import read_thresholds
 from skipsim.errors import InputError, nearest
-from skipsim.traces.models import WEIGHTS
 
-Block = tuple[int, int] | Mapping[str, tuple[int, int]]
 Threshold = float | Mapping[str, float | None]
-GATES = ("input_norm", "output_norm", "gumbel", "hold", "none")
+NORM_GATES = ("input_norm", "output_norm")
+GATES = (*NORM_GATES, "tuned", "gumbel", "hold", "none")
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class Gating:
     """How a network is gated: what `convert` needs, by name.
 
     Attributes:
-        gate: "input_norm" or "output_norm"; "gumbel", trained with the network (the weights are one file); "hold",
-            every result until the next reference frame; or "none", the dense network.
+        gate: "input_norm" or "output_norm"; "tuned", a norm gate with the thresholds by layer that ship for the block;
+            "gumbel", the trained gates that ship for the block, or those in the file of the weights; the file of other
+            thresholds (.json) or trained gates (.safetensors); "hold", every result until the next reference frame; or
+            "none", the dense network.
         threshold: of a norm gate; of a Gumbel gate's logits (default 0, as trained).
         block: output pixels (rows, cols) that share a decision, or a table by layer; None: 1, or as trained.
         update: the update form.
@@ -43,13 +46,15 @@ class Gating:
 
     def __post_init__(self) -> None:
         """Check without torch what fits together."""
-        if self.gate not in GATES:
-            raise InputError(f"gate {self.gate!r} is unknown; {nearest(self.gate, GATES)}")
+        if self.gate not in GATES and not is_gate_file(self.gate):
+            raise InputError(f"gate {self.gate!r} is unknown; {nearest(self.gate, GATES)}; or a file of gates")
+        if (self.gate == "tuned" or self.gate.endswith(THRESHOLDS)) and self.threshold is not None:
+            raise InputError(f"gate {self.gate!r}: has thresholds of its own, so it takes no threshold")
         if self.gate == "none" and (self.threshold is not None or self.reset_every):
             raise InputError("gate 'none': computes everything, so it takes no threshold and no reset_every")
         if self.gate == "hold" and (self.threshold is not None or not self.reset_every):
             raise InputError("gate 'hold': needs reset_every, after how many frames to compute again, and no threshold")
-        if self.gate.endswith("norm") and self.threshold is None:
+        if self.gate in NORM_GATES and self.threshold is None:
             raise InputError(f"gate {self.gate!r}: threshold is missing")
 
 
@@ -62,27 +67,14 @@ def gated_network(network: str, gating: Gating, weights: str | Path | None = Non
         weights: a file; None: what ships with the network, for a Gumbel gate the file trained for that block.
         folder: where modules are looked for.
     """
+    model = build_network(network, None if gating.gate == "gumbel" else weights, folder)
     if gating.gate == "none":
-        return build_network(network, weights, folder)
+        return model
     from skipsim.traces.convert import convert
-    from skipsim.traces.gates import make_gate
 
-    if gating.gate == "gumbel":
-        file = weights or shipped_gates(network, gating.block)
-        model = build_network(network, None, folder)
-        from skipsim.traces.gumbel import load_gumbel
-
-        threshold = 0.0 if gating.threshold is None else gating.threshold
-        if isinstance(threshold, Mapping):
-            raise InputError("gate 'gumbel': takes one threshold for all layers")
-        gate: Any = load_gumbel(model, file, gating.block if weights else None, threshold)
-    else:
-        model = build_network(network, weights, folder)
-        parameters = {} if gating.threshold is None else {"threshold": gating.threshold}
-        gate = make_gate(gating.gate, block=gating.block or 1, **parameters)
     return convert(
         model,
-        gate,
+        gate_of(model, network, gating, weights),
         update=gating.update,
         reset_every=gating.reset_every or None,
         share=gating.share,
@@ -91,15 +83,37 @@ def gated_network(network: str, gating: Gating, weights: str | Path | None = Non
     )
 
 
-def shipped_gates(network: str, block: Block | None) -> Path:
-    """Return the file of a network and its gates, trained for a block; InputError names the blocks that ship."""
-    found = {path.stem.rpartition("_")[2]: path for path in WEIGHTS.glob(f"{network}_gumbel_*.safetensors")}
-    wanted = "1" if block is None else "" if isinstance(block, Mapping) else str(block[0])
-    if wanted in found and (block is None or block[0] == block[1]):  # type: ignore[index]  # no table has a name
-        return found[wanted]
-    if not found:
-        raise InputError(f"gate 'gumbel': no gates ship with {network!r}; train them with: skipsim train --gate gumbel")
-    raise InputError(
-        f"gate 'gumbel': {network!r} ships with gates for square blocks of {', '.join(sorted(found))}, asked for "
-        f"{block!r}; train others with: skipsim train --gate gumbel"
-    )
+def gate_of(model: Any, network: str, gating: Gating, weights: str | Path | None = None) -> Any:
+    """Return the gate that `gating` names, for a network built from `network` and `weights`.
+
+    Gates that were trained together with their network bring its weights: they are loaded into `model`, in place.
+    """
+    from skipsim.traces.gates import make_gate
+
+    file = _file_of(network, gating, weights)
+    if file is not None and file.suffix == TRAINED:
+        from skipsim.traces.gumbel import load_gumbel
+
+        threshold = 0.0 if gating.threshold is None else gating.threshold
+        if isinstance(threshold, Mapping):
+            raise InputError(f"gate {gating.gate!r}: takes one threshold for all layers")
+        return load_gumbel(model, file, gating.block, threshold)
+    if file is not None:
+        tuned = read_thresholds(file)
+        if gating.update != tuned.update or gating.block not in (None, tuned.block):
+            raise InputError(
+                f"thresholds {file}: are for blocks of {tuned.block} and update {tuned.update!r}, "
+                f"asked for {gating.block} and {gating.update!r}"
+            )
+        return make_gate(tuned.gate, block=tuned.block, threshold=tuned.threshold)
+    parameters = {} if gating.threshold is None else {"threshold": gating.threshold}
+    return make_gate(gating.gate, block=gating.block or 1, **parameters)
+
+
+def _file_of(network: str, gating: Gating, weights: str | Path | None) -> Path | None:
+    """Return the file that a gate comes from; None for a gate that is made from numbers."""
+    if is_gate_file(gating.gate):
+        return Path(gating.gate)
+    if gating.gate == "gumbel" and weights is not None:
+        return Path(weights)
+    return shipped_gates(gating.gate, network, gating.block) if gating.gate in ("tuned", "gumbel") else None

@@ -150,7 +150,8 @@ function showProvenance() {
   const rows = provenance.recordings.map((entry) => {
     const parts = entry.content || {}, row = made("tr");
     const block = Array.isArray(parts.block) ? parts.block.join("x") : parts.block ?? "";
-    row.append(...[entry.clip, parts.gate, parts.threshold, block, entry.trace, entry.trace_hash].map((text) => made("td", text === null || text === undefined ? "" : String(text))));
+    const gate = Array.isArray(parts.gate) ? parts.gate[0] : parts.gate;
+    row.append(...[entry.clip, gate, parts.threshold, block, entry.trace, entry.trace_hash].map((text) => made("td", text === null || text === undefined ? "" : String(text))));
     return row;
   });
   element("recordings").replaceChildren(head, ...rows);

@@ -76,7 +76,7 @@ def _panel(network: str, hardware: str, rows: pd.DataFrame, means: pd.DataFrame)
     several = str(means["clip"].iloc[0]).endswith(" clips") and means["clip"].nunique() == 1
     keys += [] if several else ["clip"]
     ran = rows[rows["error"] == ""]
-    groups = dict(list(ran.groupby([ran[key].astype(str) for key in keys], sort=False)))
+    groups = dict(list(ran.groupby([ran[key].map(str) for key in keys], sort=False)))
     runs = []
     for place in sorted(order):
         row = {str(name): value for name, value in means.iloc[place].items()}

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from skipsim.analysis.axes import SINGLE_PIXELS, BlockPlan
+from skipsim.analysis.recording_axes import RecordingChoice
 from skipsim.analysis.results import recording_columns, trace_columns
 from skipsim.analysis.running.keys import job_key
 from skipsim.analysis.running.recordings import RecordingTask, check_inputs, is_recorded, task_of
 from skipsim.analysis.running.simulations import SimulationChoice
 from skipsim.analysis.running.store import check_store
 from skipsim.analysis.search import Trial
-from skipsim.analysis.study import RecordingChoice, Study, load_study
+from skipsim.analysis.study import Study, load_study
 from skipsim.errors import InputError
 from skipsim.traces.trace import load_trace
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -22,9 +23,12 @@ from typing import Any
 from skipsim import __version__
 from skipsim.analysis.axes import Block, BlockPlan
 from skipsim.analysis.inputs.clips import absolute, load_clip
+from skipsim.analysis.inputs.gate_files import SHIPPED, is_gate_file, shipped_gates
+from skipsim.analysis.inputs.gated_network import Gating, gate_of, gated_network
 from skipsim.analysis.inputs.labels import quality_of
 from skipsim.analysis.inputs.networks import build_network, check_network_name, module_file
-from skipsim.analysis.study import RecordingChoice, Study
+from skipsim.analysis.recording_axes import RecordingChoice
+from skipsim.analysis.study import Study
 from skipsim.errors import InputError
 from skipsim.traces.coarsened import coarsened
 from skipsim.traces.models import MODELS, WEIGHTS
@@ -46,8 +50,8 @@ class RecordingTask:
     clip: str
     frames: int | None
     size: tuple[int, int] | None
-    gate: str
-    threshold: float
+    gate: str  # a name or a file
+    threshold: float  # nan: the gate takes none, or is as trained
     block: Block | dict[str, Block]  # of all layers, or by group of layers
     update: str
     reset_every: int
@@ -61,10 +65,31 @@ class RecordingTask:
             "folder": None,
             "block": list(self.block.items()) if isinstance(self.block, dict) else self.block,  # first match first
             "network": [self.network, _network_hash(self.network, self.folder)],
+            "gate": self._gate_content(),
+            "threshold": None if math.isnan(self.threshold) else self.threshold,
             "weights": self.weights and hash_files(Path(self.weights)),
             "clip": hash_files(Path(self.clip)) if Path(self.clip).exists() else self.clip,
             "skipsim": __version__,
         }
+
+    def _gate_content(self) -> Any:
+        if is_gate_file(self.gate):
+            return [Path(self.gate).name, hash_files(Path(self.gate))]
+        if self.gate not in SHIPPED or (self.gate == "gumbel" and self.weights):
+            return self.gate
+        return [self.gate, hash_files(shipped_gates(self.gate, self.network, self.block))]
+
+    def gating(self) -> Gating:
+        """Return how the network is gated."""
+        return Gating(
+            self.gate,
+            None if math.isnan(self.threshold) else self.threshold,
+            self.block,
+            self.update,
+            self.reset_every or None,
+            self.share,
+            self.signal,
+        )
 
     def key(self) -> str:
         """Return the name under which the recording is kept."""
@@ -81,7 +106,7 @@ def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
         clip=absolute(choice.clip, study.folder),
         frames=axes.frames,
         size=axes.size or ((model.rows, model.cols) if model else None),
-        gate=choice.gate,
+        gate=str(study.resolve(choice.gate).absolute()) if is_gate_file(choice.gate) else choice.gate,
         threshold=choice.threshold,
         block=choice.block.setting() if choice.loop == "closed" else (1, 1),
         update=choice.update,
@@ -104,10 +129,11 @@ def check_networks(tasks: Sequence[RecordingTask]) -> list[None]:
     """Build every network and gate of the tasks once, which imports torch: for a process of its own."""
     models: dict[Any, Any] = {}
     for task in tasks:
-        source = (task.network, task.weights, task.folder)
+        weights = None if task.gate == "gumbel" else task.weights  # the file has the gates, and perhaps the network
+        source = (task.network, weights, task.folder)
         if source not in models:
             models[source] = build_network(*source)
-        _gate(task, models[source])
+        gate_of(models[source], task.network, task.gating(), task.weights)
     return [None] * len(tasks)
 
 
@@ -132,20 +158,10 @@ def record_traces(tasks: Sequence[tuple[RecordingTask, Path]]) -> list[tuple[str
 
 def record_trace(task: RecordingTask, path: Path) -> None:
     """Record one task into `path`, for a process of its own; whole or not at all, whoever else is recording it."""
-    from skipsim.traces.convert import convert
     from skipsim.traces.record import record
 
     clip = load_clip(task.clip, task.frames, task.size)
-    model = build_network(task.network, task.weights, task.folder)
-
-    gated = convert(
-        model,
-        _gate(task, model),
-        update=task.update,
-        reset_every=task.reset_every or None,
-        share=task.share,
-        signal=task.signal,
-    )
+    gated = gated_network(task.network, task.gating(), task.weights, task.folder)
 
     def write(unfinished: Path) -> None:
         record(
@@ -153,7 +169,7 @@ def record_trace(task: RecordingTask, path: Path) -> None:
             clip.frames,
             cuts=clip.cuts,
             out=unfinished,
-            quality=quality_of(clip, model),
+            quality=quality_of(clip, gated),
             agreement=True,
             network=task.network,
             progress=False,
@@ -203,20 +219,6 @@ def hash_files(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     entries = [[entry.name, hash_files(entry)] for entry in sorted(path.iterdir()) if entry.is_file()]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-
-
-def _gate(task: RecordingTask, model: Any) -> Any:
-    """Make the gate of a task; trained gates come from the weights file, together with the network's own tensors."""
-    if task.gate == "gumbel":
-        from skipsim.traces.gumbel import load_gumbel
-
-        if task.weights is None:
-            raise InputError("gate 'gumbel': needs weights, trained with: skipsim train NETWORK --gate gumbel")
-        return load_gumbel(model, task.weights, block=task.block, threshold=task.threshold)
-    from skipsim.traces.gates import make_gate
-
-    threshold = {} if task.gate == "hold" else {"threshold": task.threshold}
-    return make_gate(task.gate, block=task.block, **threshold)
 
 
 def _network_hash(name: str, folder: str) -> str:

@@ -29,7 +29,8 @@ from torch.nn import functional
 from skipsim.errors import InputError, nearest
 from skipsim.traces.convert import LayerGate, convert, layer_gates
 from skipsim.traces.gates import InputNormGate
-from skipsim.traces.gumbel import HEADER, Block, GumbelGate, gate_logits, weights_hash
+from skipsim.traces.gumbel import Block, GumbelGate, gate_logits, weights_hash
+from skipsim.traces.gumbel_file import HEADER
 from skipsim.traces.layer import Layer
 from skipsim.traces.per_layer import value_for
 from skipsim.traces.receptive_field import ReceptiveField
