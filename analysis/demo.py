@@ -33,7 +33,7 @@ clip = { static = ["pose:2000000:static", "pose:2000002:static"], pan = ["pose:2
 # ... or video files; a plain list will do, groups are also shown apart
 frames = 24                  # of every clip
 gate = "input_norm"
-threshold = [0.05, 0.075, 0.1, 0.125]
+threshold = [0.05, 0.075, 0.09, 0.1, 0.125]
 block = [1, 2, 4, 8, 16]
 
 [[recording]]                # better gates, which ship with the network: thresholds by layer, and trained ones

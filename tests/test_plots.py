@@ -139,7 +139,7 @@ def test_cycles_are_stacked_to_the_latency(table: pd.DataFrame) -> None:
 
 def test_density_figure_has_a_line_for_gates_and_one_per_tile(table: pd.DataFrame) -> None:
     figure = density_by_block(table)
-    assert [axis.get_title() for axis in figure.axes] == ["threshold 0.05", "threshold 0.1"]
+    assert [axis.get_title() for axis in figure.axes] == ["input_norm 0.05", "input_norm 0.1"]
     rows = table[table["hardware"] == "small"]
     for axis, threshold in zip(figure.axes, THRESHOLDS, strict=True):
         own = rows[rows["threshold"] == threshold]
