@@ -33,7 +33,7 @@ from skipsim.errors import InputError, nearest
 @click.argument("model")
 @click.argument("video")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The trace: a folder to be made.")
-@click.option("--gate", default="input_norm", show_default=True, help="input_norm, output_norm, tuned, gumbel, hold or none.")
+@click.option("--gate", default="input_norm", show_default=True, help="output_norm, tuned, gumbel, hold, none.")
 @click.option(
     "--threshold",
     metavar="T|TABLE|FILE",
