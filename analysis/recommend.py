@@ -114,8 +114,9 @@ class Recommendation:
 
     def _of_group(self, group: str) -> str:
         found = self.groups[group]
-        lost = "" if math.isnan(found["quality_drop"]) else f", {found['quality_drop']:.2f} points lost"
-        return f"{group} {found['mac_reduction']:.2f}x fewer MACs, {found['speedup']:.2f}x faster{lost}"
+        drop = found["quality_drop"]
+        change = "" if math.isnan(drop) else f", {abs(drop):.2f} points {'lost' if drop > -0.005 else 'gained'}"
+        return f"{group} {found['mac_reduction']:.2f}x fewer MACs, {found['speedup']:.2f}x faster{change}"
 
     def choice(self) -> str:
         """Return block, tile and threshold in a few words."""
