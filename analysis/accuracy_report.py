@@ -58,7 +58,8 @@ NAMES = {
 }
 MOST_POINTS_SHOWN = 6.0
 FORM = ["update", "reset_every"]
-SCORED = ("fresh", "test")  # splits that are scored, the better first
+INTERVAL = ["drop_low", "drop_high"]
+SCORED = ("many", "fresh", "test")  # splits that are scored, the better first
 
 
 def scored_rows(path: Path) -> pd.DataFrame:
@@ -66,20 +67,21 @@ def scored_rows(path: Path) -> pd.DataFrame:
     table = pd.DataFrame(read_rows(path))
     numbers = ["seed", "block", "reset_every", "drop_points", "mac_reduction", "gated_mac_reduction"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
-    table["threshold"] = pd.to_numeric(table["threshold"])
+    table = table.reindex(columns=[*table.columns, *(end for end in INTERVAL if end not in table)])
+    table[["threshold", *INTERVAL]] = table[["threshold", *INTERVAL]].apply(pd.to_numeric)
     table = table[table["split"].isin(SCORED)].copy()
     place = ["task", "method", "seed", "block", "share", "camera", *FORM]
     table["rank"] = table["split"].map(SCORED.index)
     best = table.groupby(place)["rank"].transform("min")
     table = table[(table["rank"] == best) | ~table["method"].isin(THRESHOLDS)].drop(columns="rank")
-    table["clips"] = table["clips"].astype(str) + table["split"].map({"fresh": " fresh", "test": ""})
+    table["clips"] = table["clips"].astype(str) + table["split"].map(lambda split: "" if split == "test" else " fresh")
     shared = table["share"].map({"layer": "", "block": ", one gate per block", "network": ", one gate per network"})
     table["way"] = table["method"].replace(NAMES) + shared
     return table
 
 
 def describe(table: pd.DataFrame, task: str) -> str:
-    """Return a task's test rows as a Markdown table: one line per way of gating, seeds as mean (least to greatest)."""
+    """Return a task's test rows as a Markdown table: a line per way of gating: mean of seeds (extremes) [interval]."""
     rows = table[table["task"] == task]
     lines = [
         "| gate or trick | block | update, reset | seeds | test clips | " + " | ".join(_heads()) + " |",
@@ -95,7 +97,7 @@ def describe(table: pd.DataFrame, task: str) -> str:
         cells.append(", ".join(group["clips"].drop_duplicates()))
         for camera in CAMERAS:
             seen = group[group["camera"] == camera]
-            cells += [_spread(seen["mac_reduction"], "x"), _spread(seen["drop_points"], "")]
+            cells += [_spread(seen["mac_reduction"], "x"), _spread(seen["drop_points"], "") + _interval(seen)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -109,6 +111,11 @@ def _spread(values: pd.Series, unit: str) -> str:
         return ""
     mean = f"{values.mean():.2f}{unit}"
     return mean if len(values) == 1 else f"{mean} ({values.min():.2f} to {values.max():.2f})"
+
+
+def _interval(rows: pd.DataFrame) -> str:
+    """Return the interval of the loss over samples of the clips; of several seeds, from least to greatest end."""
+    return f" [{rows['drop_low'].min():.2f} to {rows['drop_high'].max():.2f}]" if rows["drop_low"].notna().any() else ""
 
 
 def figure(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:

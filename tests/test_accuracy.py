@@ -116,6 +116,28 @@ def test_a_point_is_measured_against_the_dense_network(monkeypatch: pytest.Monke
     assert small["metric"] == "pck@0.05"
 
 
+def test_the_strict_choice_takes_the_upper_end_of_the_interval() -> None:
+    row = {"split": "sure", "drop_points": 0.1, "drop_high": 0.7}
+    assert accuracy.judged(row)["drop_points"] == 0.7
+    assert accuracy.judged({**row, "split": "choice"})["drop_points"] == 0.1
+    points = list(families("detection"))
+    assert len({point.key() for point in points}) == len(points)
+    strict = [point for point in points if point.split == "sure"]
+    assert {(point.seed, point.method) for point in strict} == {
+        (seed, method) for seed in (0, 1, 2) for method in ("tuned", "gumbel", accuracy.AS_TRAINED)
+    }
+    assert {accuracy.scored_on(point) for point in strict} == {"many"}
+
+
+def test_a_main_row_has_the_interval_of_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(accuracy.CLIPS, ("detection", "sure"), (2, 2, 3000))
+    bench = Bench(None)
+    exact = bench.measure(Point("detection", 0, "input_norm", 4, threshold=0.0, split="sure"))
+    assert (exact["drop_points"], exact["drop_low"], exact["drop_high"]) == pytest.approx((0, 0, 0), abs=0.01)
+    blind = bench.measure(Point("detection", 0, "resolution", threshold=0.5, split="sure"))
+    assert 10 < blind["drop_low"] <= blind["drop_points"] <= blind["drop_high"]
+
+
 def test_boxes_found_in_a_smaller_picture_are_scored_in_the_clips_own() -> None:
     (clip,) = vehicle_clips("validation", 1, frames=2, rows=64, cols=64)
     detections = []
@@ -149,13 +171,17 @@ def test_every_scored_row_was_chosen_on_other_clips() -> None:
     assert rows
     names = [field.name for field in fields(Point) if field.name not in ("threshold", "split")]
     for found in rows:
-        if found["split"] in ("validation", "choice"):
-            ladders.setdefault(tuple(found[name] for name in names), []).append(found)
-    scored = [found for found in rows if found["split"] in SCORED and found["method"] in accuracy.THRESHOLDS]
+        if found["split"] in ("validation", "choice", "sure"):
+            family = tuple(found[name] for name in names)
+            ladders.setdefault((*family, str(found["split"] == "sure")), []).append(accuracy.judged(found))
     best = {family: chosen(tried, POINTS_ALLOWED)["threshold"] for family, tried in ladders.items()}
-    for found in scored:
-        assert found["threshold"] == best[tuple(found[name] for name in names)]
-    assert {tuple(found[name] for name in names) for found in scored} == set(ladders)
+    scored = set()
+    for found in rows:
+        if found["split"] in SCORED and found["method"] in accuracy.THRESHOLDS:
+            family = (*(found[name] for name in names), str(found["split"] == "many"))
+            assert found["threshold"] == best[family]
+            scored.add(family)
+    assert scored == set(ladders)
 
 
 def test_no_clip_has_two_uses() -> None:

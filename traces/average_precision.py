@@ -37,7 +37,26 @@ def average_precision(detections: Sequence[Detections], labels: BoxLabels | Sequ
     Raises:
         InputError: a wrong number of frames, clips of different classes, no box that counts, or no pycocotools.
     """
-    clips = [labels] if isinstance(labels, BoxLabels) else list(labels)
+    evaluation, first = _evaluated(detections, [labels] if isinstance(labels, BoxLabels) else list(labels))
+    precision: NDArray[np.float64] = evaluation.eval["precision"][:, :, :, 0, -1]  # -1 where a class has no object
+    thresholds = np.linspace(0.5, 0.95, 10)
+    scores: dict[str, Any] = {}
+    for name, threshold in SCORES.items():
+        chosen = precision if threshold is None else precision[np.isclose(thresholds, threshold)]
+        scores[name] = float(chosen[chosen > -1].mean())
+    return {**scores, "headline": first.headline}
+
+
+def matched(detections: Sequence[Detections], labels: Sequence[BoxLabels]) -> list[list[Any]]:
+    """Return what pycocotools matched each detection with: for every class, an entry of every frame or None."""
+    evaluation, _ = _evaluated(detections, list(labels))
+    frames = sum(clip.frames for clip in labels)
+    entries = evaluation.evalImgs
+    return [entries[start : start + frames] for start in range(0, len(entries), frames)]
+
+
+def _evaluated(detections: Sequence[Detections], clips: Sequence[BoxLabels]) -> tuple[Any, BoxLabels]:
+    """Check what is to be compared; return pycocotools' evaluation, accumulated, and the first clip's labels."""
     first = clips[0]
     if any((clip.classes, clip.merged) != (first.classes, first.merged) for clip in clips):
         raise InputError("average precision: all clips must have the same classes")
@@ -49,14 +68,7 @@ def average_precision(detections: Sequence[Detections], labels: BoxLabels | Sequ
     if not any((~clip.ignored).any() for clip in clips):
         raise InputError("average precision: no box that counts is labelled, so there is nothing to score")
     classes = 1 if first.merged else len(first.classes)
-    truth = _truth(clips, classes)
-    precision = _evaluate(truth, _results(detections, classes), classes)
-    thresholds = np.linspace(0.5, 0.95, 10)
-    scores: dict[str, Any] = {}
-    for name, threshold in SCORES.items():
-        chosen = precision if threshold is None else precision[np.isclose(thresholds, threshold)]
-        scores[name] = float(chosen[chosen > -1].mean())
-    return {**scores, "headline": first.headline}
+    return _evaluate(_truth(clips, classes), _results(detections, classes), classes), first
 
 
 def _truth(clips: Sequence[BoxLabels], classes: int) -> dict[str, Any]:
@@ -97,8 +109,8 @@ def _results(detections: Sequence[Detections], classes: int) -> list[dict[str, A
     return results
 
 
-def _evaluate(truth: dict[str, Any], results: list[dict[str, Any]], classes: int) -> NDArray[np.float64]:
-    """Return COCO's precision [overlaps, recalls, classes] over objects of every size, -1 where a class has none."""
+def _evaluate(truth: dict[str, Any], results: list[dict[str, Any]], classes: int) -> Any:
+    """Return pycocotools' evaluation over objects of every size."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -116,8 +128,7 @@ def _evaluate(truth: dict[str, Any], results: list[dict[str, Any]], classes: int
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
-    precision: NDArray[np.float64] = evaluation.eval["precision"][:, :, :, 0, -1]
-    return precision
+    return evaluation
 
 
 def _annotation(index: int, result: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +174,10 @@ class DetectionScorer:
 
     def __call__(self, outputs: Sequence[Any]) -> dict[str, Any]:
         """Score outputs, one per frame, or what `keep` made of them."""
+        return average_precision(self.detections(outputs), self.labels)
+
+    def detections(self, outputs: Sequence[Any]) -> list[Detections]:
+        """Return what was found in every frame, [D, 6] in pixels of the labels, from outputs or what `keep` made."""
         frames = [clip for clip in self.labels for _ in range(clip.frames)]
         if len(outputs) != len(frames):
             raise InputError(
@@ -173,7 +188,7 @@ class DetectionScorer:
             found = output if isinstance(output, np.ndarray) else self.keep(output)
             pixels = np.array((clip.cols / self.cols, clip.rows / self.rows) * 2, np.float32)
             detections.append(np.column_stack((found[:, :4] * pixels, found[:, 4:])))
-        return average_precision(detections, self.labels)
+        return detections
 
 
 def detection_scorer(clips: DetectionClip | Sequence[DetectionClip], model: Any) -> DetectionScorer:
