@@ -13,6 +13,7 @@ import click
 
 from skipsim.analysis.conventions import (
     AS_JSON,
+    complete_network,
     example,
     print_json,
     read_block,
@@ -30,7 +31,7 @@ from skipsim.errors import InputError, nearest
         "skipsim record my_network:build street.mp4 -o street.trace --threshold 0.05 --block 8 --size 256x256",
     )
 )
-@click.argument("model")
+@click.argument("model", shell_complete=complete_network)
 @click.argument("video")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The trace: a folder to be made.")
 @click.option("--gate", default="input_norm", show_default=True, help="output_norm, tuned, gumbel, hold, none.")
@@ -102,7 +103,7 @@ def _tuned(options: dict[str, Any]) -> dict[str, Any]:
         "skipsim tune my_network:build street.mp4 --choose-on square.mp4 --size 256x256 -o thresholds.json",
     )
 )
-@click.argument("network")
+@click.argument("network", shell_complete=complete_network)
 @click.argument("clip")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The thresholds: a .json file.")
 @click.option("--choose-on", metavar="CLIP", help="Where the loss is measured; default: the same clip.")
@@ -160,7 +161,7 @@ def tune(
         "skipsim train pose_small --clips pose -o gated.safetensors --gate gumbel --block 4 --beta 0.3",
     )
 )
-@click.argument("network")
+@click.argument("network", shell_complete=complete_network)
 @click.option("--clips", default="pose", show_default=True, help="What to train on.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The weights: a .safetensors file.")
 @click.option("--gate", default="none", show_default=True, help="gumbel: train gates together with the network.")

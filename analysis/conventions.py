@@ -156,7 +156,18 @@ def complete_machine(context: click.Context, parameter: click.Parameter, typed: 
     """Offer the shell the names of the catalogue, and files."""
     from skipsim.hwmodels.hardware import machines
 
-    named = [CompletionItem(name) for name in machines() if name.startswith(typed)]
+    return _offered(machines(), typed)
+
+
+def complete_network(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Offer the shell the networks that come with skipsim, and files: the user's own stand in modules."""
+    from skipsim.traces.models import networks
+
+    return _offered(networks(), typed)
+
+
+def _offered(names: Iterable[str], typed: str) -> list[CompletionItem]:
+    named = [CompletionItem(name) for name in names if name.startswith(typed)]
     return named or [CompletionItem(typed, type="file")]
 
 

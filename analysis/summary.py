@@ -42,6 +42,11 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def milliseconds(value: float) -> str:
+    """Write a time with three digits: 0.0218 ms, 1.20 ms, 345 ms."""
+    return f"{value:.0f} ms" if value >= 99.95 else f"{value:#.3g} ms"
+
+
 def _digits(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
@@ -149,18 +154,23 @@ def describe_report(report: Report, network: str, *, cores: bool = False, frames
     `cores`: also what every core did. `frames`: also what every frame took.
     """
     length = f"{report.frames} frame{'s' if report.frames > 1 else ''}"
-    tile = "the dense schedule" if report.dense is None else f"tile {report.tile}"
+    tile = "the dense schedule" if _is_dense(report) else f"tile {report.tile}"
     title = f"{network} on {report.hardware.name}: {length}, {tile}"
-    kernels = "" if report.dense is None else kernel_share(report, report.dense, report.realised)
+    kernels = "" if report.dense is None or _is_dense(report) else kernel_share(report, report.dense, report.realised)
     sections = [title, _totals(report), kernels, _causes(report), _energy(report), _slowest(report)]
     sections += [_by_core(report)] if cores else []
     sections += [_by_frame(report)] if frames else []
     return "\n\n".join(section for section in sections if section)
 
 
+def _is_dense(report: Report) -> bool:
+    """Tell whether it is the dense schedule itself: asked for, or what "auto" takes for a layer list without masks."""
+    return report.dense is None or report.tile == report.dense.tile
+
+
 def _totals(report: Report) -> str:
     names = ["per frame", "latency", "MACs", "energy", "DRAM"]
-    if report.dense is None:
+    if report.dense is None or _is_dense(report):
         return table(zip(names, _column("dense", report), strict=True), "lr")
     gated = any(layer.gate != "none" for layer in report.network)
     change = "faster" if report.speedup >= 1 else "as fast: slower"
@@ -177,7 +187,7 @@ def _column(title: str, report: Report) -> list[str]:
     frames = report.frames
     return [
         title,
-        f"{report.latency_ms_per_frame:.3f} ms",
+        milliseconds(report.latency_ms_per_frame),
         quantity(report.macs / frames),
         "not known" if isnan(report.energy_uj) else quantity(report.energy_uj / frames * 1e-6, "J"),
         quantity((report.dram_read_bytes + report.dram_write_bytes) / frames, "B"),
@@ -232,7 +242,7 @@ def _by_frame(report: Report) -> str:
         rows.append(
             (
                 str(frame),
-                f"{one['latency_ms']:.3f} ms",
+                milliseconds(one["latency_ms"]),
                 "not known" if isnan(one["energy_uj"]) else quantity(one["energy_uj"] * 1e-6, "J"),
                 quantity(one["macs"]),
                 f"{one['active_tiles']:.0f} of {one['tiles']:.0f}",

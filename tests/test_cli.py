@@ -215,12 +215,19 @@ def test_simulate_json_has_the_promised_keys_and_keeps_the_laws(folder):
 
 def test_simulate_for_people_says_the_same(folder):
     text = answer(folder, "simulate", "net.csv", "--hardware", "systolic-32x32", "--tile", "full")
-    milliseconds = f"{sum(systolic_cycles(TOPOLOGY, 32, 32)) / 1e6:.3f} ms"
+    milliseconds = f"{sum(systolic_cycles(TOPOLOGY, 32, 32)) / 1e6:#.3g} ms"
     latency = next(line for line in text.splitlines() if line.startswith("latency"))
     assert latency.split("  ")[0] == "latency"
     assert latency.count(milliseconds) == 2  # itself and the dense schedule
     assert text.startswith("net on systolic-32x32: 1 frame, tile full\n")
     assert "array computes  100%" in text
+
+
+def test_a_layer_list_at_the_best_tile_is_the_dense_schedule_and_shown_once(folder):
+    text = answer(folder, "simulate", "net.csv", "--hardware", "systolic-32x32")
+    assert text.startswith("net on systolic-32x32: 1 frame, the dense schedule\n")
+    assert next(line for line in text.splitlines() if line.startswith("latency")).count(" ms") == 1
+    assert "realised" not in text
 
 
 def test_simulate_shows_cores_and_frames_on_request(folder):

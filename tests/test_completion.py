@@ -32,6 +32,8 @@ def complete(words: str) -> list[str]:
         ("skipsim sweep study.toml --dry", ["plain,--dry-run"]),
         ("skipsim simulate a.trace --hardware edge", ["plain,edge-npu"]),
         ("skipsim simulate a.trace --hardware mine", ["file,mine"]),
+        ("skipsim record pose_", ["plain,pose_narrow", "plain,pose_small"]),
+        ("skipsim train un", ["plain,unet"]),
         ("skipsim compare bef", ["file,bef"]),
         ("skipsim trace info a", ["file,a"]),
     ],
