@@ -19,6 +19,7 @@ import pytest
 
 import skipsim
 from skipsim.analysis.results import COLUMNS, mean_over_clips, read_results
+from skipsim.analysis.running import parallel
 from skipsim.analysis.running.keys import job_key, machine_hash
 from skipsim.analysis.running.parallel import WorkerDied, in_processes
 from skipsim.analysis.sweep import Pending, pending, sweep
@@ -355,6 +356,33 @@ def test_a_process_that_dies_costs_one_item(workers: int) -> None:
             results[item] = result
     assert isinstance(results.pop(13), WorkerDied)
     assert results == {item: 2 * item for item in range(40) if item != 13}
+
+
+def test_processes_end_when_nobody_has_used_them_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are ended from outside: one that ends itself may do so just as it is handed work, which loky warns of."""
+
+    def pids(items: Sequence[int]) -> list[int]:
+        return [os.getpid() for _ in items]
+
+    def is_there(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    monkeypatch.setattr(parallel, "IDLE_SECONDS", 0.1)
+    ((_, (first,)),) = in_processes(pids, [[0]], 1)
+    for _ in range(600):
+        if not is_there(first):
+            break
+        time.sleep(0.05)
+    assert not is_there(first)
+    monkeypatch.setattr(parallel, "IDLE_SECONDS", 300.0)
+    ((_, (second,)),) = in_processes(pids, [[0]], 1)
+    ((_, (third,)),) = in_processes(pids, [[0]], 1)
+    assert second != first
+    assert third == second
 
 
 # --- means

@@ -17,7 +17,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-IDLE_SECONDS = 300  # after which a process ends; until then the next study finds it started
+IDLE_SECONDS = 300.0  # after which processes end; until then the next study finds them started
 ONE_THREAD = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
@@ -55,6 +55,16 @@ def in_processes(
         workers: number of batches that are computed at a time, always by other processes with one thread each.
         ahead: batches handed out per worker, so that none waits for its next one.
     """
+    with _KEPT:
+        yield from _batch_by_batch(function, batches, workers, ahead)
+
+
+def _batch_by_batch(
+    function: Callable[[Sequence[Item]], Sequence[Result]],
+    batches: Iterable[Sequence[Item]],
+    workers: int,
+    ahead: int,
+) -> Iterator[tuple[Sequence[Item], Sequence[Result | WorkerDied]]]:
     waiting = iter(batches)
     while first := list(islice(waiting, ahead * workers)):
         flying: dict[Future[Sequence[Result]], Sequence[Item]] = {}
@@ -76,8 +86,40 @@ def in_processes(
                 executor.shutdown(wait=True, kill_workers=True)
 
 
+class _Kept:
+    """Processes are kept while somebody uses them, and ended by this process when nobody has for a while.
+
+    They do not end themselves (loky's timeout): one that does just as it is handed work, as after the whole machine has
+    stood still, is replaced with a warning.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._timer = threading.RLock(), 0, threading.Timer(0, lambda: None)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._timer.cancel()
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._timer = threading.Timer(IDLE_SECONDS, self._end)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _end(self) -> None:
+        with self._lock:
+            if not self._users:
+                get_reusable_executor(reuse=True).shutdown(wait=True)  # the one that there is
+
+
+_KEPT = _Kept()
+
+
 def _executor(workers: int) -> Any:
-    return get_reusable_executor(max_workers=workers, timeout=IDLE_SECONDS, env=ONE_THREAD)
+    return get_reusable_executor(max_workers=workers, timeout=None, env=ONE_THREAD)
 
 
 def _hand_out(
