@@ -89,7 +89,7 @@ def run_with_kills(study: Path, out: Path, kills: int, longest: float, draw: ran
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=24)
-    parser.add_argument("--longest", type=float, default=15.0, help="seconds that a run has at most")
+    parser.add_argument("--longest", type=float, help="seconds that a run has at most; default: what a whole one takes")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
@@ -98,13 +98,15 @@ def main() -> None:
         folder = Path(name)
         study = folder / "study.toml"
         study.write_text(STUDY)
+        start = time.monotonic()
         rows = len(sweep(study, folder / "undisturbed", 2, progress=False))
+        longest = options.longest or time.monotonic() - start
         table = (folder / "undisturbed" / "results.parquet").read_bytes()
         kills = deaths = studies = 0
         print("kill  after s  recordings  finished simulations")
         while kills < options.kills:  # a study that was done too early is followed by another one
             out = folder / f"killed-{studies}"
-            killed, died = run_with_kills(study, out, options.kills - kills, options.longest, draw)
+            killed, died = run_with_kills(study, out, options.kills - kills, longest, draw)
             kills, deaths, studies = kills + killed, deaths + died, studies + 1
             assert (out / "results.parquet").read_bytes() == table, "the tables differ"
         print(f"{kills} kills in {studies} studies of {rows} rows, {deaths} after a worker's: tables byte-identical")
