@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipsim.analysis.inputs.gated_network import Gating, gated_network
-from skipsim.analysis.sampled_clips import Score, Watched, difference_interval
+from skipsim.analysis.sampled_clips import Watched, difference_interval
 from skipsim.analysis.tune import chosen, search
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
@@ -204,9 +204,8 @@ class Bench:
             progress=False,
         )
         score = trace.quality[metric]
-        low, high = (
-            (100 * end for end in difference_interval(dense, scorer.score(), len(clips))) if dense else (None,) * 2
-        )
+        ends = (None, None) if dense is None else difference_interval(dense, scorer.samples())
+        low, high = (None if end is None else round(100 * end, 3) for end in ends)
         return {
             **asdict(point),
             "metric": metric,
@@ -217,8 +216,8 @@ class Bench:
             "gated_mac_reduction": round(trace.gated_mac_reduction * dense_macs * trace.frames / trace.dense_macs, 4),
             "clips": len(clips),
             "frames": trace.frames,
-            "drop_low": None if low is None else round(low, 3),
-            "drop_high": None if high is None else round(high, 3),
+            "drop_low": low,
+            "drop_high": high,
         }
 
     def threshold(self, point: Point) -> Any:
@@ -257,8 +256,10 @@ class Bench:
             cuts=[number * len(clips[0].frames) for number in range(1, len(clips))],
         )
 
-    def _dense(self, task: str, seed: int, split: str, camera: str) -> tuple[str, float, int, Score | None]:
-        """Return of the dense network (strict metric, score, MACs of a frame, score of samples if they are drawn)."""
+    def _dense(
+        self, task: str, seed: int, split: str, camera: str
+    ) -> tuple[str, float, int, NDArray[np.float64] | None]:
+        """Return of the dense network (strict metric, score, MACs of a frame, scores of samples where drawn)."""
         from skipsim.traces.record import record
 
         clips, point = self.clips(task, split, camera), Point(task, seed, "none")
@@ -270,8 +271,8 @@ class Bench:
             progress=False,
         )
         metric = trace.quality["headline"]
-        score = scorer.score() if split in SAMPLED else None
-        return metric, trace.quality[metric], trace.dense_macs // trace.frames, score
+        samples = scorer.samples() if split in SAMPLED else None
+        return metric, trace.quality[metric], trace.dense_macs // trace.frames, samples
 
 
 def _gate_of(method: str) -> str:

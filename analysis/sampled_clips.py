@@ -19,8 +19,6 @@ from skipsim.traces.ranked_detections import ranked
 DRAWS = 1000
 TAILS = (0.025, 0.975)
 
-Score = Callable[[NDArray[np.int64]], float]  # how often each clip counts -> the score
-
 
 @dataclass
 class Watched:
@@ -43,13 +41,24 @@ class Watched:
         self.outputs = list(outputs)
         return self.scorer(outputs)
 
-    def score(self) -> Score:
-        """Return the AP of any sample of the clips."""
-        return ranked(self.scorer.detections(self.outputs), self.scorer.labels).average_precision
+    def samples(self) -> NDArray[np.float64]:
+        """Return the AP of every sample of the clips."""
+        labels = self.scorer.labels
+        return samples(ranked(self.scorer.detections(self.outputs), labels).average_precision, len(labels))
 
 
-def difference_interval(first: Score, second: Score, clips: int) -> tuple[float, float]:
-    """Return between what the difference of two scores, first - second, lies in 95 % of the samples of the clips."""
+def samples(score: Callable[[NDArray[np.int64]], float], clips: int) -> NDArray[np.float64]:
+    """Return the scores of DRAWS samples of so many clips, the same ones in every call.
+
+    Args:
+        score: how often each clip counts -> the score.
+        clips: how many there are.
+    """
     draws = np.random.default_rng(0).multinomial(clips, np.full(clips, 1 / clips), size=DRAWS)
-    low, high = np.quantile([first(counts) - second(counts) for counts in draws], TAILS)
+    return np.array([score(counts) for counts in draws])
+
+
+def difference_interval(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """Return between what first - second lies in 95 % of the samples; two results of `samples` on the same clips."""
+    low, high = np.quantile(first - second, TAILS)
     return float(low), float(high)
