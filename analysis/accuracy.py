@@ -3,12 +3,12 @@
     python -m skipsim.analysis.accuracy docs/accuracy.csv [--task pose] [--models DIR]
 
 Thresholds are chosen on validation clips and scored on test clips, by camera: of all that lose at most half a point of
-the strict metric there, the one that saves most. Detection's main rows are stricter, since the AP of few clips is a
-coarse measure: the whole 95 % interval of the loss, over samples of the choice clips, must lie below half a point
-("sure"), and the choice is scored on 120 clips that nobody had seen ("many"), with an interval too. Thresholds by layer
-("tuned") follow from the damage that skipping does on training clips (see traces/tune.py); what is chosen is the MAC
-reduction that they aim at. Every point is one row of the file, which is kept after each one: killed and started again,
-the same command computes what is missing.
+the strict metric there, the one that saves most. The main rows are stricter, since the score of few clips is a coarse
+measure: the whole 95 % interval of the loss, over samples of the choice clips, must lie below half a point ("sure"),
+and the choice is scored on 300 (detection: 120) clips that nobody had seen ("many"), with an interval too. Thresholds
+by layer ("tuned") follow from the damage that skipping does on training clips (see traces/tune.py); what is chosen is
+the MAC reduction that they aim at. Every point is one row of the file, which is kept after each one: killed and started
+again, the same command computes what is missing.
 
 Networks come with skipsim, or from --models: NETWORK_seedN.safetensors, and NETWORK_gumbel_B_seedN.safetensors with
 gates for blocks of B x B (NETWORK_gumbel_frame_B_... for gates that look at other signals). Points whose network is not
@@ -50,6 +50,8 @@ CLIPS = {  # clips of each camera, frames of each clip, how many clips of the sp
     ("pose", "choice"): (60, 10, 1000),
     ("pose", "test"): (20, 10, 0),  # their scores had been seen before all thresholds were chosen
     ("pose", "fresh"): (60, 10, 5000),  # nobody had seen theirs
+    ("pose", "sure"): (100, 10, 3000),
+    ("pose", "many"): (300, 10, 8000),
     ("detection", "train"): (12, 10, 0),
     ("detection", "validation"): (12, 8, 0),  # a frame takes three times as long
     ("detection", "choice"): (24, 10, 1000),
@@ -72,11 +74,16 @@ THRESHOLDS = {
     "gumbel_frame": (-0.5, 0.0, 0.5),  # on the frame: the method's own ablation
 }
 
-# Depthwise layers and the channel gates of squeeze and excitation bear much less than HRNet's layers.
-FINER = {
-    "detection": {
+# Ladders of their own, by task and the clips that a threshold is chosen on. Depthwise layers and the channel gates of
+# squeeze and excitation bear much less than HRNet's layers; where more clips are seen, near thresholds are told apart.
+FINER: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
+    ("detection", "validation"): {
         "input_norm": (0.003, 0.005, 0.007, 0.01, 0.014, 0.02, 0.03, 0.04, 0.05),
         "output_norm": (0.003, 0.007, 0.015, 0.03, 0.06, 0.1, 0.15, 0.25, 0.45),
+    },
+    ("pose", "sure"): {
+        "tuned": (2.0, 2.5, 3.0, 3.25, 3.5, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0),
+        "gumbel": (-3.0, -2.5, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0),
     },
 }
 
@@ -149,7 +156,7 @@ def scored_on(point: Point) -> str:
 
 def candidates(family: Point) -> list[Point]:
     """Return a family's points, one per threshold that may be chosen."""
-    ladder = {**THRESHOLDS, **FINER.get(family.task, {})}.get(family.method, ())
+    ladder = {**THRESHOLDS, **FINER.get((family.task, family.split), {})}.get(family.method, ())
     return [replace(family, threshold=threshold) for threshold in ladder] or [family]
 
 
@@ -289,11 +296,10 @@ def _scorer(task: str, clips: Sequence[Any], shape: Sequence[int], watched: bool
     from skipsim.traces.average_precision import DetectionScorer
     from skipsim.traces.train import TASKS
 
-    scorer = TASKS[task].scorer(clips)
-    if not isinstance(scorer, DetectionScorer):
-        return scorer
-    scorer = replace(scorer, rows=shape[0], cols=shape[1])
-    return Watched(scorer) if watched else scorer
+    scorer: Any = TASKS[task].scorer(clips)
+    if isinstance(scorer, DetectionScorer):
+        scorer = replace(scorer, rows=shape[0], cols=shape[1])
+    return Watched(scorer, clips) if watched else scorer
 
 
 def _smaller(frame: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipsim.traces.average_precision import DetectionScorer
+from skipsim.traces.datasets import Clip
+from skipsim.traces.quality import HEADLINE, pose_quality
 from skipsim.traces.ranked_detections import ranked
 
 DRAWS = 1000
 TAILS = (0.025, 0.975)
+
+Score = Callable[[NDArray[np.int64]], float]  # how often each clip counts -> the score
 
 
 @dataclass
@@ -26,28 +29,54 @@ class Watched:
 
     Attributes:
         scorer: of the clips.
+        clips: one after the other, labelled.
         outputs: of the network, one per frame, as the scorer keeps them.
     """
 
-    scorer: DetectionScorer
+    scorer: Any
+    clips: Sequence[Any]
     outputs: list[Any] = field(default_factory=list)
 
     def keep(self, output: Any) -> Any:
         """Return what is kept of the output on one frame."""
-        return self.scorer.keep(output)
+        return self.scorer.keep(output) if hasattr(self.scorer, "keep") else np.asarray(output.cpu())
 
     def __call__(self, outputs: Sequence[Any]) -> dict[str, Any]:
         """Score outputs, one per frame."""
         self.outputs = list(outputs)
-        return self.scorer(outputs)
+        result: dict[str, Any] = self.scorer(outputs)
+        return result
 
     def samples(self) -> NDArray[np.float64]:
-        """Return the AP of every sample of the clips."""
-        labels = self.scorer.labels
-        return samples(ranked(self.scorer.detections(self.outputs), labels).average_precision, len(labels))
+        """Return the strict score of every sample of the clips."""
+        score = SCORES[type(self.clips[0]).__name__](self)
+        return samples(score, len(self.clips))
 
 
-def samples(score: Callable[[NDArray[np.int64]], float], clips: int) -> NDArray[np.float64]:
+def _of_joints(watched: Watched) -> Score:
+    """Return the PCK of any sample of clips: joints found over joints visible, both summed over the sample."""
+    visible = np.array([clip.visible.sum() for clip in watched.clips], np.float64)
+    ends = np.cumsum([len(clip.frames) for clip in watched.clips])[:-1]
+    maps = np.split(np.stack([output.reshape(output.shape[-3:]) for output in watched.outputs]), ends)
+    shares = [
+        pose_quality(entry, clip)[HEADLINE] if clip.visible.any() else 0.0
+        for entry, clip in zip(maps, watched.clips, strict=True)
+    ]
+    found = visible * shares
+    return lambda counts: float(counts @ found / (counts @ visible))
+
+
+def _of_boxes(watched: Watched) -> Score:
+    """Return the AP of any sample of clips."""
+    scorer = watched.scorer
+    return ranked(scorer.detections(watched.outputs), scorer.labels).average_precision
+
+
+# By the kind of clips. To add one: write its function and a line.
+SCORES: dict[str, Callable[[Watched], Score]] = {Clip.__name__: _of_joints, "DetectionClip": _of_boxes}
+
+
+def samples(score: Score, clips: int) -> NDArray[np.float64]:
     """Return the scores of DRAWS samples of so many clips, the same ones in every call.
 
     Args:

@@ -138,6 +138,12 @@ def test_a_main_row_has_the_interval_of_its_loss(monkeypatch: pytest.MonkeyPatch
     assert 10 < blind["drop_low"] <= blind["drop_points"] <= blind["drop_high"]
 
 
+def test_a_main_row_of_pose_has_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(accuracy.CLIPS, ("pose", "sure"), (2, 2, 3000))
+    blind = Bench(None).measure(Point("pose", 0, "resolution", threshold=0.5, split="sure"))
+    assert 10 < blind["drop_low"] <= blind["drop_points"] <= blind["drop_high"]
+
+
 def test_boxes_found_in_a_smaller_picture_are_scored_in_the_clips_own() -> None:
     (clip,) = vehicle_clips("validation", 1, frames=2, rows=64, cols=64)
     detections = []
