@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from skipsim.analysis.accuracy import AS_TRAINED, CAMERAS, POINTS_ALLOWED, THRESHOLDS, read_rows
+from skipsim.analysis.accuracy import AS_TRAINED, CAMERAS, POINTS_ALLOWED, read_rows
 from skipsim.analysis.figures.style import (
     BLUE,
     GREEN,
@@ -70,10 +70,10 @@ def scored_rows(path: Path) -> pd.DataFrame:
     table = table.reindex(columns=[*table.columns, *(end for end in INTERVAL if end not in table)])
     table[["threshold", *INTERVAL]] = table[["threshold", *INTERVAL]].apply(pd.to_numeric)
     table = table[table["split"].isin(SCORED)].copy()
-    place = ["task", "method", "seed", "block", "share", "camera", *FORM]
+    table["detail"] = table["threshold"].where(table["method"] == "resolution", 0.0)
+    place = ["task", "method", "seed", "block", "share", "camera", "detail", *FORM]
     table["rank"] = table["split"].map(SCORED.index)
-    best = table.groupby(place)["rank"].transform("min")
-    table = table[(table["rank"] == best) | ~table["method"].isin(THRESHOLDS)].drop(columns="rank")
+    table = table[table["rank"] == table.groupby(place)["rank"].transform("min")].drop(columns="rank")
     table["clips"] = table["clips"].astype(str) + table["split"].map(lambda split: "" if split == "test" else " fresh")
     shared = table["share"].map({"layer": "", "block": ", one gate per block", "network": ", one gate per network"})
     table["way"] = table["method"].replace(NAMES) + shared
@@ -88,7 +88,6 @@ def describe(table: pd.DataFrame, task: str) -> str:
         "|---|---|---|---|---|" + "---|" * len(_heads()),
     ]
     keys = ["way", "block", *FORM]
-    rows = rows.assign(detail=rows["threshold"].where(rows["method"] == "resolution", 0.0))
     for (way, block, update, reset, detail), group in rows.groupby([*keys, "detail"], sort=False):
         gated = way not in ("resolution", "narrow")
         form = "" if not gated else f"{update}, {reset or 'none'}" if way != "hold" else f"1 of {reset} frames"
@@ -119,7 +118,7 @@ def _interval(rows: pd.DataFrame) -> str:
 
 
 def figure(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
-    """Draw points lost over MAC reduction, a panel per task and camera; the shaded corner is the aim."""
+    """Draw points lost over MAC reduction, a panel per task and camera; shaded: the aim; lines: 95 % intervals."""
     plain = table[(table["update"] == "recompute") & ((table["reset_every"] == 0) | (table["method"] == "hold"))]
     blocks = sorted(plain["block"].unique())
     markers = dict(zip(blocks, MARKERS, strict=False))
@@ -144,6 +143,8 @@ def _draw(axis: Axes, rows: pd.DataFrame, markers: dict[int, str]) -> None:
         lost = min(row["drop_points"], MOST_POINTS_SHOWN)
         filled = row["drop_points"] <= MOST_POINTS_SHOWN
         colour = COLOURS[row["way"]]
+        ends = (min(row["drop_low"], MOST_POINTS_SHOWN), min(row["drop_high"], MOST_POINTS_SHOWN))  # nan: not drawn
+        axis.vlines(row["mac_reduction"], *ends, color=colour, linewidth=0.9)
         axis.plot(
             row["mac_reduction"], lost, markers[row["block"]], color=colour, markersize=5,
             markerfacecolor=colour if filled else "white", clip_on=False,

@@ -1,23 +1,31 @@
-"""What does recording cost beyond running the gated network? Bound: 1.3 times the gated forward pass.
+"""What does recording cost beyond running the gated network? Bounds: 1.3 times the gated forward pass in time; memory
+that grows with the frames kept only, none of which are in a recording to the disk.
 
 Both run the same converted network over the same frames in turns: once bare (tensors ready, masks dropped), once
 through `record` into a directory (frames read and hashed, masks packed, checksummed and flushed to the disk).
 
+With --memory 40,320 it records clips of so many frames instead, each in a process of its own, to the disk and into
+memory, and says how much more the longer one takes: the largest resident set.
+
 Run by hand: .venv/bin/python benchmarks/record_overhead.py [--networks pose_small,hrnet_w32] [--frames 33] [--runs 7]
-    [--threads 1] [--json FILE]
+    [--threads 1] [--json FILE] [--memory FRAMES,FRAMES]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -74,6 +82,42 @@ def measure(network: str, block: int, frames: int, runs: int) -> dict[str, Any]:
     }
 
 
+def peak_megabytes(network: str, frames: int, to_disk: bool) -> float:
+    """Return the largest resident set of a process that records a clip whose frames are made while it runs."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_record_alone, (network, frames, to_disk))
+
+
+def _record_alone(network: str, frames: int, to_disk: bool) -> float:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    rows, cols = MODELS[network].rows, MODELS[network].cols
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 256, (rows, cols, 3), np.uint8)
+
+    def clip() -> Iterator[Any]:
+        for _ in range(frames):
+            picture[generator.integers(rows), :] = generator.integers(0, 256, (cols, 3), np.uint8)
+            yield picture.copy()
+
+    gate = skipsim.InputNormGate(threshold=THRESHOLD, block=4)
+    with tempfile.TemporaryDirectory() as directory:
+        record(
+            skipsim.network(network), clip(), gate, out=Path(directory) / "trace" if to_disk else None, progress=False
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def print_memory(networks: list[str], lengths: list[int]) -> None:
+    """Print the peak of recordings of several lengths, and what a frame of the longer ones adds."""
+    for network in networks:
+        for to_disk in (True, False):
+            peaks = [peak_megabytes(network, frames, to_disk) for frames in lengths]
+            added = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0])
+            seen = ", ".join(f"{frames} frames {peak:.0f} MB" for frames, peak in zip(lengths, peaks, strict=True))
+            print(f"{network} {'to the disk' if to_disk else 'in memory'}: {seen}; {1000 * added:.1f} kB a frame")
+
+
 def main() -> None:
     """Measure every network with blocks of 1 and 4, print a table and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,8 +126,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
+    parser.add_argument("--memory", help="two lengths of a clip in frames: measure memory instead of time")
     arguments = parser.parse_args()
 
+    if arguments.memory:
+        print_memory(arguments.networks.split(","), [int(length) for length in arguments.memory.split(",")])
+        return
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     results = []
