@@ -110,13 +110,10 @@ class Point:
 
 def families(task: str) -> Iterator[Point]:
     """Return one point per way of gating, its threshold still to be chosen; validation clips, static camera."""
-    main = MAIN if (task, "sure") in CLIPS else ()
-    for seed, (method, block) in product(SEEDS, main):
+    for seed, (method, block) in product(SEEDS, MAIN):
         yield Point(task, seed, method, block, split="sure")
-    for block, method in product((1, 4, 8), ("tuned", "input_norm", "gumbel")):
+    for block, method in product((1, 4, 8), ("tuned", "input_norm", "gumbel", AS_TRAINED)):
         yield Point(task, 0, method, block, split=chosen_on(method))
-    for block in (1, 4, 8):
-        yield Point(task, 0, AS_TRAINED, block, split=chosen_on(AS_TRAINED))
     for every in (2, 3, 4):
         yield Point(task, 0, "hold", reset_every=every)
     for size in (0.75, 0.5, 0.875, 0.625):
@@ -130,13 +127,12 @@ def families(task: str) -> Iterator[Point]:
             yield Point(task, 0, "input_norm", 4, update=update, reset_every=reset)
     for block, method in product((2, 16), ("tuned", "input_norm")):
         yield Point(task, 0, method, block, split=chosen_on(method))
-    for block in (4, 1):
-        yield Point(task, 0, "input_norm", block, share="block")
-    yield Point(task, 0, "input_norm", 1, share="network")
+    for share, block in (("block", 4), ("block", 1), ("network", 1)):
+        yield Point(task, 0, "input_norm", block, share=share)
     for method in ("gumbel_residual", "gumbel_frame"):
         yield Point(task, 0, method, 4, split=chosen_on(method))
     for seed, block, method in product(SEEDS[1:], (1, 4, 8), ("tuned", "input_norm", "gumbel")):
-        if (method, block) not in main:
+        if (method, block) not in MAIN:
             yield Point(task, seed, method, block, split=chosen_on(method))
 
 
