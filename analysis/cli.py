@@ -15,7 +15,7 @@ import click
 
 from skipsim import __version__
 from skipsim.analysis.cli_finished import compare, plot, recommend, report
-from skipsim.analysis.cli_machine import calibrate, validate
+from skipsim.analysis.cli_machine import anchor, calibrate, validate
 from skipsim.analysis.cli_networks import record, train, tune
 from skipsim.analysis.conventions import (
     AS_JSON,
@@ -301,5 +301,5 @@ def sweep(
         sys.exit(1)
 
 
-for command in (plot, report, recommend, compare, calibrate, validate):
+for command in (plot, report, recommend, compare, calibrate, anchor, validate):
     main.add_command(command)

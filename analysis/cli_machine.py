@@ -12,7 +12,7 @@ from skipsim.analysis.conventions import complain, example, print_json
 from skipsim.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from skipsim.hwmodels.kernel_work import LayerShape
+    from skipsim.traces.execute.timed_network import TimedNetwork
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
@@ -30,7 +30,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for m
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The machine: a .toml file.")
 @click.option("--raw", type=click.Path(path_type=Path), help="Raw measurements; default: the .toml's name, .parquet.")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Fit these raw measurements; measure nothing.")
-@click.option("--anchor", "anchors", multiple=True, metavar="NETWORK@RxC", help="Measure a network's dense layers too.")
+@click.option("--anchor", "anchors", multiple=True, metavar="NETWORK@RxC", help="Measure a network too; see anchor.")
 @click.option("--passes", default=12, show_default=True, type=click.IntRange(min=2), help="Over all measurements.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the layers and masks.")
 @click.option("--allow-busy", is_flag=True, help="Measure beside other load; the file's repeatability shows it.")
@@ -50,28 +50,29 @@ def calibrate(
 
     Takes about a minute. Other programs disturb it: much load is refused, some is warned about.
     """
+    from skipsim.analysis.anchor_network import anchor_network
     from skipsim.analysis.summary import describe_machines
     from skipsim.hwmodels.calibrate import calibrate as run
     from skipsim.hwmodels.calibrate import fit_hardware
+    from skipsim.hwmodels.kernel_work import LayerShape
     from skipsim.hwmodels.measure import Plan
     from skipsim.hwmodels.measurement_file import Measurements
 
     if not out.parent.is_dir():
         raise InputError(f"--out {str(out)!r}: no such folder: {out.parent}")
 
-    def say(text: str) -> None:
-        if text.startswith("warning: "):
-            complain(text)
-        elif text and not as_json:
-            click.echo(text, err=True)
-
+    if source and anchors:
+        raise InputError("--anchor is measured, and --from measures nothing; use skipsim anchor afterwards")
+    say = _say(as_json)
     if source:
         hardware = fit_hardware(Measurements.load(source), out.stem)
     else:
-        shapes = [shape for anchor in anchors for shape in _shapes_of(anchor)]
+        networks = {name: _timed(name, 4) for name in anchors}
+        shapes = [LayerShape.of(layer) for network in networks.values() for layer in network.layers]
         plan = Plan(passes=passes, seed=seed)
         hardware, measurements = run(out.stem, device=device, plan=plan, anchors=shapes, allow_busy=allow_busy, say=say)
         measurements.save(raw or out.with_suffix(".parquet"))
+        hardware = anchor_network(hardware, networks, max(2, passes // 2), say)
     hardware.save(out)
     if as_json:
         print_json(hardware.model_dump(exclude_none=True))
@@ -98,17 +99,80 @@ def describe_fit(machine: dict[str, Any]) -> str:
     return f"{table(rows, 'lrrr')}\n\nmeasured again: {processor['repeatability']:.1%} apart in the median"
 
 
-def _shapes_of(anchor: str) -> list[LayerShape]:
-    """Return the layers of NETWORK@RxC."""
-    from skipsim.analysis.conventions import read_pair
-    from skipsim.simulator.processor import shape_of
-    from skipsim.traces.record import network_layers
+@click.command(
+    epilog=example(
+        "skipsim anchor hrnet_w32@256x256 --hardware my-machine.toml",
+        "skipsim anchor my_network:build@240x320 --hardware measured-zen4-2core -o here.toml --block 8",
+    )
+)
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK@RxC...")
+@click.option("--hardware", required=True, metavar="NAME|FILE", help="A machine that skipsim calibrate measured.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The machine with the anchors; default: its file.")
+@click.option("--block", default=4, show_default=True, type=click.IntRange(min=1), help="Of the gates.")
+@click.option("--passes", default=6, show_default=True, type=click.IntRange(min=2), help="Over all measurements.")
+@click.option("--allow-busy", is_flag=True, help="Measure beside other load.")
+@AS_JSON
+def anchor(
+    networks: tuple[str, ...],
+    hardware: str,
+    out: Path | None,
+    block: int,
+    passes: int,
+    allow_busy: bool,
+    as_json: bool,
+) -> None:
+    """Time networks on this machine, dense and gated once: predictions for them then go by that.
 
-    name, at, size = anchor.partition("@")
+    Takes about half a minute a network. `simulate`, studies, `recommend` and `convert(execute="sparse")` take what
+    the machine's file holds for a network with the same layers; errors become a third or less.
+    """
+    from skipsim.analysis.anchor_network import anchor_network
+    from skipsim.hwmodels.hardware import load_hardware
+    from skipsim.hwmodels.host import check_idle, describe_host, differences, load_of_others, pin_thread
+
+    say, machine = _say(as_json), load_hardware(hardware)
+    if machine.processor is None:
+        raise InputError(f"hardware {machine.name!r}: was not measured, it takes no anchor; see skipsim calibrate")
+    if machine.processor.path != "compiled":
+        raise InputError(
+            f"hardware {machine.name!r}: anchors are timed on CPUs, this is a {machine.processor.path} file"
+        )
+    target = out or Path(hardware)
+    if target.suffix != ".toml" or (out is None and not target.is_file()):
+        raise InputError(f"--out: must be a .toml file, got {str(target)!r}; packaged machines stay as they are")
+    warnings = [f"another machine: {line}" for line in differences(machine.processor.host, describe_host())]
+    warnings += [line for line in (check_idle(load_of_others(), allow_busy),) if line]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    timed = {name: _timed(name, block) for name in networks}
+    pin_thread()
+    anchored = anchor_network(machine, timed, passes, say)
+    anchored.save(target)
+    assert anchored.processor is not None
+    found = {name: anchored.processor.anchors[name] for name in networks}
+    if as_json:
+        print_json({name: one.model_dump() for name, one in found.items()})
+        return
+    for name, one in found.items():
+        click.echo(
+            f"{name}: dense {one.dense_ns * 1e-6:.1f} ms, gated {one.gated_ns * 1e-6:.1f} ms at density "
+            f"{one.density:.2f}; kernels take {min(one.scales.values()):.2f} to {max(one.scales.values()):.2f} "
+            "of what was predicted"
+        )
+    click.echo(f"next: skipsim simulate TRACE --hardware {target}")
+
+
+def _timed(text: str, block: int) -> TimedNetwork:
+    """Make NETWORK@RxC ready to be timed."""
+    from skipsim.analysis.conventions import read_pair
+    from skipsim.analysis.inputs.networks import build_network
+    from skipsim.traces.execute.timed_network import TimedNetwork
+
+    name, at, size = text.rpartition("@")
     if not at:
-        raise InputError(f"--anchor {anchor!r}: must be NETWORK@ROWSxCOLS, for example hrnet_w32@256x256")
-    rows, cols = read_pair("--anchor", size)
-    return [shape_of(layer) for layer in network_layers(name, rows, cols)]
+        raise InputError(f"anchor {text!r}: must be NETWORK@ROWSxCOLS, for example hrnet_w32@256x256")
+    rows, cols = read_pair("anchor", size)
+    return TimedNetwork(name, rows, cols, block, model=build_network(name))
 
 
 @click.command(

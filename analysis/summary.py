@@ -156,8 +156,9 @@ def describe_report(report: Report, network: str, *, cores: bool = False, frames
     length = f"{report.frames} frame{'s' if report.frames > 1 else ''}"
     tile = "the dense schedule" if _is_dense(report) else f"tile {report.tile}"
     title = f"{network} on {report.hardware.name}: {length}, {tile}"
+    anchor = "" if report.anchor is None else f"by an anchor, {report.anchor.source}"
     kernels = "" if report.dense is None or _is_dense(report) else kernel_share(report, report.dense, report.realised)
-    sections = [title, _totals(report), kernels, _causes(report), _energy(report), _slowest(report)]
+    sections = [title, _totals(report), anchor, kernels, _causes(report), _energy(report), _slowest(report)]
     sections += [_by_core(report)] if cores else []
     sections += [_by_frame(report)] if frames else []
     return "\n\n".join(section for section in sections if section)

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skipsim.analysis.summary import table
-from skipsim.analysis.validate_networks import NETWORKS, network_errors, summarise
+from skipsim.analysis.validate_networks import NETWORKS, PREDICTIONS, network_errors, summarise
 from skipsim.errors import InputError
 from skipsim.hwmodels.calibrate import OWN_PATHS, STAGES, amounts_of
 from skipsim.hwmodels.design import BLOCKS, Call, draw_calls, draw_shapes
@@ -33,12 +33,6 @@ from skipsim.hwmodels.processor import Processor
 HELD_OUT: dict[LayerClass, int] = {
     "plain": 8, "pointwise": 8, "depthwise": 6, "strided": 4, "stem": 3, "grouped": 3,
 }  # fmt: skip
-NAMES = {
-    "speedup_error": "from layers alone",
-    "anchored_error": "with an anchor",
-    "kernels_error": "kernels alone",
-    "naive_mac_error": "MAC count",
-}
 GATED_STEPS = ("compiled", "list", "decide", "move", "change")
 GATHERED = ("torch_blocks", "torch_columns")
 NAIVE = ("mac_count", "roofline", "dense_x_density")
@@ -81,7 +75,7 @@ def validate(
     held_out = pd.concat([held_out, gathered], ignore_index=True)
     on_cpu = device == "cpu"  # what runs whole networks and ranks blocks is compiled for the CPU
     cases = [(name, block) for name in networks for block in blocks] if on_cpu else []
-    whole = [one for name, block in cases for one in network_errors(name, block, processor, passes, say)]
+    whole = [one for name, block in cases for one in network_errors(name, block, hardware, passes, say)]
     return {
         "hardware": hardware.name,
         "warnings": warnings,
@@ -293,7 +287,7 @@ def describe(results: dict[str, Any]) -> str:
         lines.append(table(networks, "llrrrrrrr"))
         errors = [("error of the speed-up", "", "median", "p90")]
         errors += [
-            (one["network"], NAMES[one["error"]], f"{one['median']:.1%}", f"{one['p90']:.1%}")
+            (one["network"], PREDICTIONS[one["error"]], f"{one['median']:.1%}", f"{one['p90']:.1%}")
             for one in results["network_errors"]
         ]
         lines.append(table(errors, "llrr"))

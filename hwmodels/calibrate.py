@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 STAGES: tuple[StageName, ...] = ("list", "change", "watch", "decide", "move", "combine", "silu", "mean")
 OWN_PATHS: tuple[KernelPath, ...] = ("compiled", "triton")  # the kernels that gated layers run on, by preference
+FUSED = {"source": "as skipsim.convert(execute='sparse') runs gates", "placement": "fused"}
 FEWEST = 12  # measurements of a class that are worth a fit of their own
 
 
@@ -61,9 +62,9 @@ def fit_hardware(measurements: Measurements, name: str) -> Hardware:
             if (table["what"] == stage).any()
         },
         dense=_by_class(table, "dense", peaks, registers),
-        anchors_ns={
+        dense_layers_ns={
             call_of(row).shape.name: significant(float(row.ns), 5)  # type: ignore[arg-type]
-            for row in table[table["what"] == "anchor"].itertuples()
+            for row in table[table["what"] == "dense_layer"].itertuples()
         },
     )
     return Hardware.model_validate(
@@ -72,6 +73,7 @@ def fit_hardware(measurements: Measurements, name: str) -> Hardware:
             "name": name,
             "clock_hz": 10**9,
             "cores": 1,
+            **({"gate": FUSED} if "watch" in processor.stages else {}),
             "processor": processor,
         }
     )
@@ -146,7 +148,7 @@ def calibrate(
     calls = draw_calls(draw_shapes(plan.seed, plan.per_class), plan.seed, max(2, plan.configurations // 2))
     tables.append(measure_gathered(calls, replace(plan, passes=max(2, plan.passes // 4)), say, device))
     if anchors:
-        tables.append(measure_dense(list(dict.fromkeys(anchors)), "anchor", plan, say, device))
+        tables.append(measure_dense(list(dict.fromkeys(anchors)), "dense_layer", plan, say, device))
     measured = replace(measured, table=pd.concat(tables, ignore_index=True), host=host)
     say("" if core is None else f"measured on core {core}")
     if device == "cpu":

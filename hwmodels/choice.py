@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from skipsim.errors import InputError
+from skipsim.hwmodels.anchor import Anchor
+from skipsim.hwmodels.compiled_work import compiled_work
 from skipsim.hwmodels.design import draw_mask
 from skipsim.hwmodels.fit import predict
 from skipsim.hwmodels.hardware import Hardware, load_hardware, machines
@@ -17,7 +19,6 @@ from skipsim.hwmodels.host import describe_host, differences
 from skipsim.hwmodels.kernel_work import (
     LayerShape,
     Work,
-    compiled_work,
     decide_work,
     dense_work,
     features,
@@ -72,7 +73,10 @@ def _packaged() -> Hardware | None:
 
 
 def faster_dense(
-    layers: Mapping[str, tuple[LayerShape, tuple[int, int]]], processor: Processor, density: float
+    layers: Mapping[str, tuple[LayerShape, tuple[int, int]]],
+    processor: Processor,
+    density: float,
+    anchor: Anchor | None = None,
 ) -> dict[str, float]:
     """Return the layers that are predicted to be faster dense, with dense over gated time.
 
@@ -80,13 +84,15 @@ def faster_dense(
         layers: shape and block of every gated layer of a network, by name.
         processor: predicts.
         density: share of the blocks that is expected to be computed.
+        anchor: the whole network as it was measured, if it was.
     """
     shapes = [shape for shape, _ in layers.values()]
     footprint = sum(shape.weight_bytes + density * (2 * shape.in_bytes + shape.out_bytes) for shape in shapes)
     times = {
         name: (
-            dense_ns(shape, processor, footprint),
-            gated_ns(shape, block, processor, footprint, density),
+            dense_ns(shape, processor, footprint) * (1.0 if anchor is None else anchor.dense_scale),
+            gated_ns(shape, block, processor, footprint, density)
+            * (1.0 if anchor is None else anchor.scales[shape.name]),
         )
         for name, (shape, block) in layers.items()
     }
@@ -95,7 +101,7 @@ def faster_dense(
 
 def dense_ns(shape: LayerShape, processor: Processor, footprint_bytes: float) -> float:
     """Return a dense layer's time: as it was measured, otherwise predicted; infinite where nothing is known."""
-    measured, cost = processor.anchors_ns.get(shape.name), processor.dense.get(shape.kind)
+    measured, cost = processor.dense_layers_ns.get(shape.name), processor.dense.get(shape.kind)
     if measured is not None:
         return measured
     return _ns(dense_work(shape), cost, shape, processor, footprint_bytes) if cost else float("inf")

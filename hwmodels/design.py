@@ -177,7 +177,7 @@ def work_of(what: str, call: Call, registers: Registers) -> Work:
     shape, masks, block = call.shape, call.masks, call.block
     if what in KERNELS:
         return KERNELS[what](shape, masks, block, registers)
-    if what in ("dense", "anchor"):
+    if what in ("dense", "dense_layer"):
         return dense_work(shape)
     if what in ("change", "combine"):
         written = Touched.of(read_pixels(masks, shape, block), shape.in_channels * FLOAT_BYTES)

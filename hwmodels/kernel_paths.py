@@ -1,4 +1,4 @@
-"""Kernel paths: what each way to run a gated layer does with it; the compiled one's work is in kernel_work.py."""
+"""Kernel paths: what each way to run a gated layer does with it; the compiled one's work is in compiled_work.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from skipsim.hwmodels.kernel_work import FLOAT_BYTES, KernelPath, LayerShape, Registers, Work, compiled_work
+from skipsim.hwmodels.compiled_work import compiled_work
+from skipsim.hwmodels.kernel_work import FLOAT_BYTES, KernelPath, LayerShape, Registers, Work
 from skipsim.hwmodels.mask_pixels import Masks, computed_pixels
 
 

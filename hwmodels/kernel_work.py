@@ -25,7 +25,6 @@ from skipsim.hwmodels.mask_pixels import (
 )
 
 FLOAT_BYTES = 4
-SHARING_KERNELS = (3, 5)  # columns of the depthwise kernels that have tiles for pixels side by side
 
 LayerClass = Literal["plain", "strided", "pointwise", "depthwise", "stem", "grouped"]
 KernelPath = Literal["compiled", "torch_blocks", "torch_columns", "triton"]
@@ -60,6 +59,11 @@ class LayerShape:
     dilation_rows: int = 1
     dilation_cols: int = 1
     groups: int = 1
+
+    @classmethod
+    def of(cls, layer: object) -> LayerShape:
+        """Return the geometry of anything that has these fields, and more."""
+        return cls(**{field.name: getattr(layer, field.name) for field in fields(cls)})
 
     @property
     def kind(self) -> LayerClass:
@@ -130,7 +134,7 @@ class Work:
     segments: Counts  # runs of neighbouring output pixels of one row
     register_tiles: Counts
     taps: Counts  # steps of the register tiles' inner loops: one value of every input, one vector pair of weights
-    macs: Counts  # of whole vectors, channels padded
+    macs: Counts  # of whole vectors, channels padded, few sums at once filled up to what the unit takes
     elements: Counts  # gates: input values compared
     input_bytes: Counts  # touched, each once
     output_bytes: Counts  # touched, reads and writes
@@ -141,6 +145,7 @@ class Work:
     compared_bytes: Counts  # of input and reference, which were compared before the layer ran; with runs and starts
     compared_runs: Counts
     compared_start_bytes: Counts
+    panels: Counts  # of weights: reading ahead begins anew at each
     weight_bytes: Counts
     exposed_weight_bytes: Counts  # of these, what so few pixels use that computing hides nothing of their way
 
@@ -192,6 +197,7 @@ def features(work: Work, residency: Residency) -> dict[str, Counts]:
         "ns_per_memory_output_byte": work.output_bytes * state,
         "ns_per_cached_weight_byte": work.weight_bytes * (1 - weights),
         "ns_per_memory_weight_byte": work.weight_bytes * weights,
+        "ns_per_memory_panel": work.panels * weights,
         "ns_per_exposed_weight_byte": work.exposed_weight_bytes * weights,
     }
 
@@ -333,48 +339,3 @@ def list_work(shape: LayerShape, masks: Masks, tile: tuple[int, int]) -> Work:
         pixels=pixels,
         output_bytes=pixels * FLOAT_BYTES,
     )
-
-
-def compiled_work(shape: LayerShape, masks: Masks, tile: tuple[int, int], registers: Registers) -> Work:
-    """Return the work of the compiled kernel: pixels of the list in register tiles, inputs read where they lie.
-
-    Register tiles have from one to `registers.pixels` pixels, so pixels are not padded; output channels are, to whole
-    vectors.
-    """
-    pixels = computed_pixels(masks, shape, tile)
-    groups = 1 if shape.kind == "depthwise" else shape.groups
-    vectors = groups * -(-(shape.out_channels // groups) // registers.lanes)
-    panels = groups * -(-(shape.out_channels // groups) // (registers.lanes * registers.vectors))
-    register_tiles = np.ceil(pixels / registers.pixels) * panels
-    weight_bytes = float(FLOAT_BYTES * shape.reduction * vectors * registers.lanes) * (pixels > 0)
-    read = Touched.of(read_pixels(masks, shape, tile), shape.in_channels * FLOAT_BYTES)
-    written = Touched.of(tile_pixels(masks, shape, tile), shape.out_channels * FLOAT_BYTES)
-    return Work.of(
-        len(masks),
-        calls=1.0,
-        pixels=pixels,
-        segments=segments(masks, shape, tile),
-        register_tiles=register_tiles,
-        taps=_loads(shape, pixels, written.runs, registers)
-        if shape.kind == "depthwise"
-        else register_tiles * shape.reduction,
-        macs=pixels * vectors * registers.lanes * shape.reduction,
-        input_bytes=read.pixels * float(shape.in_channels * FLOAT_BYTES),
-        input_runs=read.runs,
-        input_start_bytes=read.start_bytes,
-        output_bytes=pixels * shape.out_channels * FLOAT_BYTES,
-        output_runs=written.runs,
-        output_start_bytes=written.start_bytes,
-        weight_bytes=weight_bytes,
-        exposed_weight_bytes=weight_bytes * (1 - np.minimum(pixels / registers.pixels, 1)),
-    )
-
-
-def _loads(shape: LayerShape, pixels: Counts, runs: Counts, registers: Registers) -> Counts:
-    """Return the vectors of input that a depthwise layer loads; pixels side by side share them, at stride 1."""
-    vectors = -(-shape.out_channels // registers.lanes)
-    if shape.stride_cols > 1 or shape.dilation_cols > 1 or shape.kernel_cols not in SHARING_KERNELS:
-        return pixels * vectors * shape.reduction
-    tiles = np.maximum(runs, pixels / registers.pixels)
-    loads: Counts = (pixels + tiles * (shape.kernel_cols - 1)) * vectors * shape.kernel_rows
-    return loads

@@ -132,7 +132,7 @@ def _clock() -> int:
 def measure_dense(shapes: Sequence[LayerShape], what: str, plan: Plan, say: Say, device: str = "cpu") -> pd.DataFrame:
     """Measure dense layers, cold one after the other and hot, in both memory formats; each row has its faster one.
 
-    `what` names the rows: "dense" are fitted, an "anchor", measured cold only, is taken as it is.
+    `what` names the rows: "dense" are fitted, a "dense_layer", measured cold only, is taken as it is.
     """
     generator = np.random.default_rng([plan.seed, 4])
     cold, hot, flush = {}, {}, cache_flush(device)

@@ -24,7 +24,7 @@ _ABOUT = "skipsim"
 class Measurements:
     """What a calibration measured.
 
-    Columns of `table`: what (kernel path, stage, "dense" or "anchor"), kind (class of the layer) and all its sizes;
+    Columns of `table`: what (kernel path, stage, "dense" or "dense_layer"), kind (class of the layer) and its sizes;
     block, density, cluster and seed of the mask; hot, footprint_bytes (touched between two uses of the same); first_ns
     and second_ns (minima of the first and second half of the passes), ns (of all), and total_ns, the call that a part
     was measured in.

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from skipsim.hwmodels.anchor import Anchor
 from skipsim.hwmodels.kernel_work import KernelPath, LayerClass, LayerShape, Registers, Residency, StageName
 from skipsim.hwmodels.table import Number, Numbers, Table, Words
 
@@ -102,6 +103,7 @@ class Cost(Table):
     ns_per_memory_output_byte: Nanoseconds = Field(0.0, description="... out of memory")
     ns_per_cached_weight_byte: Nanoseconds = Field(0.0, description="a byte of weights out of a cache")
     ns_per_memory_weight_byte: Nanoseconds = Field(0.0, description="... out of memory")
+    ns_per_memory_panel: Nanoseconds = Field(0.0, description="a panel of output channels, its weights in memory")
     ns_per_exposed_weight_byte: Nanoseconds = Field(0.0, description="... with too few pixels to compute meanwhile")
     measurements: WholeNumber = Field(0, description="that the fit rests on")
     median_error: Share = Field(0.0, description="of the fit's own measurements, relative")
@@ -131,9 +133,10 @@ class Processor(Table):
     kernels: dict[KernelPath, dict[LayerClass, Cost]]
     stages: dict[StageName, Cost] = Field(description="what runs around the convolutions, compiled")
     dense: dict[LayerClass, Cost]
-    anchors_ns: dict[str, Positive] = Field(
-        default_factory=dict, description="dense layers as measured inside a network, by shape; instead of the sum"
+    dense_layers_ns: dict[str, Positive] = Field(
+        default_factory=dict, description="dense layers as they were measured, by shape; instead of the sum"
     )
+    anchors: dict[str, Anchor] = Field(default_factory=dict, description="networks that were measured here, by name")
 
     @property
     def registers(self) -> Registers:

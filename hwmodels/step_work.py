@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skipsim.hwmodels.compiled_work import compiled_work
 from skipsim.hwmodels.fit import predict
 from skipsim.hwmodels.kernel_work import (
     FLOAT_BYTES,
@@ -14,7 +15,6 @@ from skipsim.hwmodels.kernel_work import (
     Work,
     change_work,
     combine_work,
-    compiled_work,
     decide_work,
     features,
     list_work,

@@ -8,13 +8,14 @@ Nothing overlaps: overlap is in the coefficients, which were fitted to whole cal
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError
+from skipsim.hwmodels.anchor import Anchor, anchor_of
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.kernel_paths import KERNELS
 from skipsim.hwmodels.kernel_work import (
@@ -25,6 +26,7 @@ from skipsim.hwmodels.kernel_work import (
     StageName,
     Work,
     change_work,
+    combine_work,
     decide_work,
     dense_work,
     features,
@@ -32,7 +34,16 @@ from skipsim.hwmodels.kernel_work import (
     move_work,
     watch_work,
 )
-from skipsim.hwmodels.mask_pixels import START_BYTES, Counts, Masks, Touched, coarsen, computed_pixels, segments
+from skipsim.hwmodels.mask_pixels import (
+    START_BYTES,
+    Counts,
+    Masks,
+    Touched,
+    coarsen,
+    computed_pixels,
+    segments,
+    tile_pixels,
+)
 from skipsim.hwmodels.processor import Cost, Processor, residency_of
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.counters import CAUSES, C
@@ -63,6 +74,7 @@ CAUSE_OF = {
     "ns_per_memory_output_byte": "scatter",
     "ns_per_cached_weight_byte": "weights",
     "ns_per_memory_weight_byte": "weights",
+    "ns_per_memory_panel": "weights",
     "ns_per_exposed_weight_byte": "weights",
 }
 
@@ -84,12 +96,13 @@ def simulate_processor(trace: Trace, hardware: Hardware, tile: Tile | Tiling | s
     assert processor is not None, "only for machines with a [processor]"
     _check(trace, hardware)
     footprint = processor.footprint_bytes or network_bytes(trace.layers)
-    whole = [dense_stages(layer, processor, footprint, trace.frames) for layer in trace.layers]
+    anchor = anchor_of(processor.anchors, map(shape_of, trace.layers))
+    whole = [dense_stages(layer, processor, footprint, trace.frames, anchor) for layer in trace.layers]
     baseline = _report(hardware, trace, "dense", whole, None)
     if dense:
         return baseline
     sizes = [WHOLE_MAP, *((size, size) for size in AUTO_SIZES if size >= _finest(trace))]
-    run = partial(_gated, trace, hardware, footprint, whole)
+    run = partial(_gated, trace, hardware, footprint, whole, anchor)
     if tile is None:
         reports = [_report(hardware, trace, tile_name(size), run(size), baseline) for size in sizes]
         return min(reports, key=lambda report: report.cycles)  # of equally fast ones the largest tile
@@ -116,7 +129,7 @@ def network_bytes(layers: tuple[Layer, ...]) -> float:
 
 def shape_of(layer: Layer) -> LayerShape:
     """Return a layer's geometry as kernels take it."""
-    return LayerShape(**{field.name: getattr(layer, field.name) for field in fields(LayerShape)})
+    return LayerShape.of(layer)
 
 
 def causes_ns(work: Work, cost: Cost, residency: Residency) -> NDArray[np.float64]:
@@ -127,20 +140,33 @@ def causes_ns(work: Work, cost: Cost, residency: Residency) -> NDArray[np.float6
     return causes
 
 
-def dense_stages(layer: Layer, processor: Processor, footprint_bytes: float, frames: int) -> Stages:
-    """Return the dense layer: as it was measured, if its shape was; otherwise the fitted sum, by class."""
+def dense_stages(
+    layer: Layer, processor: Processor, footprint_bytes: float, frames: int, anchor: Anchor | None = None
+) -> Stages:
+    """Return the dense layer: as it was measured, if its shape was; otherwise the fitted sum, by class.
+
+    With an anchor, all of them together take what the dense network took.
+    """
     shape = shape_of(layer)
     residency, work = residency_of(shape, processor.peaks, footprint_bytes), dense_work(shape, frames)
     causes = causes_ns(work, cost_of(processor.dense, shape, "dense"), residency)
-    measured = processor.anchors_ns.get(shape.name)
+    measured = processor.dense_layers_ns.get(shape.name)
     if measured is not None:
         causes *= measured / causes.sum(axis=1, keepdims=True)
+    if anchor is not None:
+        causes *= anchor.dense_scale
     pixels = np.full(frames, float(layer.out_pixels))
     return Stages(causes, _columns(layer, work, causes, residency, pixels, pixels, gate_macs=0, tiles=1))
 
 
 def gated_stages(
-    layer: Layer, processor: Processor, placement: str, masks: Masks, tile: Tile, footprint_bytes: float
+    layer: Layer,
+    processor: Processor,
+    placement: str,
+    masks: Masks,
+    tile: Tile,
+    footprint_bytes: float,
+    anchor: Anchor | None = None,
 ) -> Stages:
     """Return a gated layer on every frame: gate, then the kernel on the tiles that its mask touches."""
     shape = shape_of(layer)
@@ -152,6 +178,8 @@ def gated_stages(
     if processor.path == "compiled":  # the others make their own lists
         causes[:, C["index"]] += causes_ns(list_work(shape, tiles, tile), stage_of(processor, "list"), residency).sum(1)
     causes[:, C["gate"]] += _gate_ns(layer, shape, processor, placement, tiles, tile, residency)
+    if anchor is not None:
+        causes *= anchor.scales[shape.name]
     asked = computed_pixels(masks, shape, (layer.block_rows, layer.block_cols))
     done = computed_pixels(tiles, shape, tile)
     columns = _columns(layer, work, causes, residency, asked, done, layer.gate_macs, tiles[0].size)
@@ -166,13 +194,14 @@ def every_position_ms(layers: tuple[Layer, ...], hardware: Hardware) -> float:
     processor = hardware.processor
     assert processor is not None, "only for machines with a [processor]"
     footprint = processor.footprint_bytes or network_bytes(layers)
+    anchor = anchor_of(processor.anchors, map(shape_of, layers))
     spent_ns = 0.0
     for layer in layers:
         if layer.gate == "none":
-            one = dense_stages(layer, processor, footprint, 1)
+            one = dense_stages(layer, processor, footprint, 1, anchor)
         else:
             masks = np.ones((1, layer.grid_rows, layer.grid_cols), np.bool_)
-            one = gated_stages(layer, processor, "none", masks, WHOLE_MAP, footprint)
+            one = gated_stages(layer, processor, "none", masks, WHOLE_MAP, footprint, anchor)
         spent_ns += float(one.causes_ns.sum())
     return spent_ns * 1e-6
 
@@ -218,7 +247,12 @@ def stage_of(processor: Processor, name: StageName) -> Cost:
 
 
 def _gated(
-    trace: Trace, hardware: Hardware, footprint_bytes: float, dense: list[Stages], tile: Tile | Tiling
+    trace: Trace,
+    hardware: Hardware,
+    footprint_bytes: float,
+    dense: list[Stages],
+    anchor: Anchor | None,
+    tile: Tile | Tiling,
 ) -> list[Stages]:
     """Return every layer's stages; dense on reference frames, without a gate, and where that is faster on average."""
     processor = hardware.processor
@@ -233,7 +267,9 @@ def _gated(
         if layer.gate == "none" or reference.all() or size is None:
             stages.append(whole)
             continue
-        one = gated_stages(layer, processor, hardware.gate.placement, trace.masks(number), size, footprint_bytes)
+        one = gated_stages(
+            layer, processor, hardware.gate.placement, trace.masks(number), size, footprint_bytes, anchor
+        )
         gated = ~reference
         if processor.fallback and one.causes_ns[gated].sum() > whole.causes_ns[gated].sum():
             stages.append(whole)
@@ -244,7 +280,29 @@ def _gated(
                 np.where(reference[:, None], whole.work, one.work),
             )
         )
-    return stages
+    if anchor is None or not any(one is not whole for one, whole in zip(stages, dense, strict=True)):
+        return stages
+    rest_ns = np.where(reference, 0.0, anchor.rest_ns(sums_ns(trace, processor, footprint_bytes)))
+    return _with_rest(stages, rest_ns)
+
+
+def sums_ns(trace: Trace, processor: Processor, footprint_bytes: float) -> NDArray[np.float64]:
+    """Return what copying every layer's computed outputs would take, [frames]: what sums between layers grow like."""
+    spent = np.zeros(trace.frames)
+    for number, layer in enumerate(trace.layers):
+        shape, block = shape_of(layer), (layer.block_rows, layer.block_cols)
+        where = residency_of(shape, processor.peaks, footprint_bytes)
+        touched = Touched.of(tile_pixels(trace.masks(number), shape, block), layer.out_channels * FLOAT_BYTES)
+        work = combine_work(layer.out_channels, 1, touched)
+        spent += causes_ns(work, stage_of(processor, "combine"), where).sum(axis=1)
+    return spent
+
+
+def _with_rest(stages: list[Stages], rest_ns: NDArray[np.float64]) -> list[Stages]:
+    """Add what belongs to no layer: every layer and cause takes it in proportion to its own time."""
+    layers_ns = sum(one.causes_ns.sum(axis=1) for one in stages)
+    growth = 1 + rest_ns[:, None] / np.maximum(layers_ns, 1e-9)[:, None]
+    return [replace(one, causes_ns=one.causes_ns * growth) for one in stages]
 
 
 def _columns(

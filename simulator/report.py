@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.errors import InputError
+from skipsim.hwmodels.anchor import Anchor, anchor_of
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.energy import ACTIONS, energy_pj
 from skipsim.hwmodels.hardware import Hardware
+from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.simulator.counters import CAUSES
 from skipsim.simulator.plan import Tiling
 from skipsim.simulator.tiles import W
@@ -40,6 +42,12 @@ class Report:
 
     def _total(self, column: str) -> int:
         return int(self.work[:, :, W[column]].sum())
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """The network as it was measured on this machine, which the times go by; None on other machines."""
+        processor = self.hardware.processor
+        return None if processor is None else anchor_of(processor.anchors, map(LayerShape.of, self.network))
 
     @property
     def frames(self) -> int:
@@ -214,6 +222,7 @@ class Report:
         dense = self.dense or self
         return {
             "hardware": self.hardware.name,
+            "anchor": None if self.anchor is None else self.anchor.source,
             "area_mm2": None if self.hardware.processor else self.area_mm2,
             "tile": self.tile,
             "frames": self.frames,

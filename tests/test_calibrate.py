@@ -85,11 +85,11 @@ def test_raw_measurements_give_the_same_machine_again(known, tmp_path):
 def test_anchors_are_taken_as_they_are(known):
     call = draw_calls(draw_shapes(9), 9, 1)[0][0]
     times = {"ns": 12345.0, "total_ns": 12345.0, "first_ns": 12345.0, "second_ns": 12345.0}
-    anchor = pd.DataFrame([row_of("anchor", call, False, 2.0**28) | times])
+    anchor = pd.DataFrame([row_of("dense_layer", call, False, 2.0**28) | times])
     table = pd.concat([known.table, anchor], ignore_index=True)
     processor = fit_hardware(replace(known, table=table), "known").processor
     assert processor is not None
-    assert processor.anchors_ns == {call.shape.name: 12345.0}
+    assert processor.dense_layers_ns == {call.shape.name: 12345.0}
 
 
 @pytest.mark.parametrize("content", [b"no parquet", b""])

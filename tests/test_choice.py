@@ -23,7 +23,7 @@ def machine(**anchors: float):
     hardware = load_hardware(MEASURED)
     assert hardware.processor is not None
     return hardware.model_copy(
-        update={"processor": hardware.processor.model_copy(update={"anchors_ns": dict(anchors)})}
+        update={"processor": hardware.processor.model_copy(update={"dense_layers_ns": dict(anchors)})}
     )
 
 
@@ -31,11 +31,11 @@ def test_a_layer_runs_densely_exactly_where_its_dense_time_is_the_smaller():
     processor = machine().processor
     gated = gated_ns(SHAPE, (4, 4), processor, 2.0**28, 0.25)
     for factor, chosen in ((0.99, True), (1.01, False)):
-        known = processor.model_copy(update={"anchors_ns": {SHAPE.name: factor * gated}})
+        known = processor.model_copy(update={"dense_layers_ns": {SHAPE.name: factor * gated}})
         assert dense_ns(SHAPE, known, 2.0**28) == factor * gated
         footprint = SHAPE.weight_bytes + 0.25 * (2 * SHAPE.in_bytes + SHAPE.out_bytes)
         same = gated_ns(SHAPE, (4, 4), known, footprint, 0.25) / gated
-        known = known.model_copy(update={"anchors_ns": {SHAPE.name: factor * same * gated}})
+        known = known.model_copy(update={"dense_layers_ns": {SHAPE.name: factor * same * gated}})
         found = faster_dense({"layer": (SHAPE, (4, 4))}, known, 0.25)
         assert (list(found) == ["layer"]) is chosen
         assert not chosen or found["layer"] == pytest.approx(factor)

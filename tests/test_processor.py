@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from skipsim.errors import InputError
+from skipsim.hwmodels.compiled_work import compiled_work
 from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.hwmodels.kernel_work import (
     LayerShape,
     Registers,
     combine_work,
-    compiled_work,
     move_work,
 )
 from skipsim.hwmodels.mask_pixels import Touched, coarsen, computed_pixels, segments, touched_inputs
@@ -167,7 +167,7 @@ def test_dense_layers_and_reference_frames_cost_their_macs_or_what_was_measured(
     assert list(report.dense.by_frame["cycles"]) == [round(one.macs / 10)] * 3
     assert list(report.by_frame["cycles"]) == [round(one.macs / 10), 5, 5]
     name = "8x9x11-16x9x11 k3x3 s1x1 g1"
-    anchored = simulate(trace, machine({"launch_ns": 5.0}, anchors_ns={name: 777.0}), tile=(1, 1))
+    anchored = simulate(trace, machine({"launch_ns": 5.0}, dense_layers_ns={name: 777.0}), tile=(1, 1))
     assert list(anchored.dense.by_frame["cycles"]) == [777] * 3
 
 
@@ -243,7 +243,7 @@ def test_the_share_out_of_memory_follows_the_measured_curve():
 
 def test_a_measured_machine_survives_a_round_trip_and_holds_no_table_that_nobody_uses(tmp_path):
     file = tmp_path / "toy.toml"
-    saved = machine({"launch_ns": 12.5}, anchors_ns={"8x9x11-16x9x11 k3x3 s1x1 g1": 777.0})
+    saved = machine({"launch_ns": 12.5}, dense_layers_ns={"8x9x11-16x9x11 k3x3 s1x1 g1": 777.0})
     saved.save(file)
     assert load_hardware(file) == saved
     text = file.read_text(encoding="utf-8")

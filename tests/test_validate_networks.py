@@ -1,11 +1,11 @@
-"""Are whole networks predicted from masks alone, and is an anchor what it says?"""
+"""Are whole networks predicted from masks alone, before they run?"""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from skipsim.analysis.validate_networks import Anchor, predict_kernels, summarise
+from skipsim.analysis.validate_networks import PREDICTIONS, KernelScales, predict_kernels, summarise
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.hwmodels.kernels import ActivePixels
 from skipsim.traces.execute.timed_network import TimedNetwork
@@ -16,12 +16,12 @@ def timed():
     return TimedNetwork("pose_small", 64, 64, block=4)
 
 
-def test_an_anchor_puts_its_own_configuration_right_and_scales_the_others():
+def test_scaled_kernels_put_their_own_configuration_right_and_scale_the_others():
     """Kernels measured at twice and half of what was predicted, and 7 ns of everything else."""
     measured = SimpleNamespace(kernels_ns=np.array([20, 5]), rest_ns=7)
-    anchor = Anchor.of(100.0, measured, np.array([10.0, 10.0]))  # type: ignore[arg-type]
-    assert anchor.frame_ns(np.array([10.0, 10.0])) == 20 + 5 + 7
-    assert anchor.frame_ns(np.array([30.0, 4.0])) == 60 + 2 + 7
+    scales = KernelScales.of(measured, np.array([10.0, 10.0]))  # type: ignore[arg-type]
+    assert scales.frame_ns(np.array([10.0, 10.0])) == 20 + 5 + 7
+    assert scales.frame_ns(np.array([30.0, 4.0])) == 60 + 2 + 7
 
 
 def test_a_frame_is_predicted_before_it_runs_as_after_it(timed):
@@ -51,8 +51,9 @@ def test_masks_that_gates_recorded_on_a_clip_fit_the_network(timed):
 
 
 def test_errors_are_summed_up_by_network_and_over_all():
-    kinds = ("speedup_error", "anchored_error", "kernels_error", "naive_mac_error")
-    rows = [{"network": name, **dict.fromkeys(kinds, error)} for name, error in (("a", -0.1), ("a", 0.3), ("b", 0.5))]
+    rows = [
+        {"network": name, **dict.fromkeys(PREDICTIONS, error)} for name, error in (("a", -0.1), ("a", 0.3), ("b", 0.5))
+    ]
     found = {(one["network"], one["error"]): one for one in summarise(rows)}
     assert found["a", "anchored_error"]["median"] == pytest.approx(0.2)
     assert found["all", "anchored_error"]["median"] == pytest.approx(0.3)

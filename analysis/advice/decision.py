@@ -14,7 +14,7 @@ from skipsim.analysis.advice.find_plan import find_plan
 from skipsim.analysis.advice.kernel_share import kernel_share
 from skipsim.analysis.advice.layer_plan import LayerPlan
 from skipsim.analysis.advice.sensitivity import Sensitivity, most_helpful, sensitivities
-from skipsim.analysis.advice.uncertainty import MODEL_ERROR, PROCESSOR_ERROR, Band, band
+from skipsim.analysis.advice.uncertainty import Band, band, model_error
 from skipsim.analysis.recommend import Recommendation, recommend
 from skipsim.analysis.results import clips_of, overrides_of
 from skipsim.analysis.running.machines import machine_of
@@ -113,7 +113,7 @@ def decide(
         plan = find_plan(
             directory, table, machine, lost, float(row["speedup"]), network=str(row["network"]), workers=workers
         )
-    error = MODEL_ERROR if machine.processor is None else PROCESSOR_ERROR
+    error = model_error(machine, traces[0].layers)
     spread = band(float(row["speedup"]), [float(value) for value in rows["speedup"]], error)
     return Decision(
         answer,

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from skipsim.errors import InputError, nearest
 from skipsim.hwmodels import kernels
+from skipsim.hwmodels.anchor import anchor_of
 from skipsim.hwmodels.choice import faster_dense, machine_at_hand
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.kernel_work import LayerShape
@@ -286,14 +287,9 @@ class SparseNetwork(nn.Module):
         """Return which layers are predicted to be faster dense, of those that share their gate with no other."""
         own = [known.layer for key, known in self._gates.items() if self._gated[key[0]].share == "layer"]
         gated = {layer.label: layer for layer in own if layer.gate != "none"}
-        names = {
-            label: (
-                LayerShape(**{one.name: getattr(layer, one.name) for one in fields(LayerShape)}),
-                (layer.block_rows, layer.block_cols),
-            )
-            for label, layer in gated.items()
-        }
-        chosen = faster_dense(names, processor, self._density)
+        names = {label: (LayerShape.of(layer), (layer.block_rows, layer.block_cols)) for label, layer in gated.items()}
+        anchor = anchor_of(processor.anchors, (LayerShape.of(known.layer) for known in self._gates.values()))
+        chosen = faster_dense(names, processor, self._density, anchor)
         return lambda layer: layer.label in chosen
 
     def _decide(self, operation: Convolution) -> Decision:

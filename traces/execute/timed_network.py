@@ -47,12 +47,24 @@ class Timed:
 
 
 class TimedNetwork:
-    """A registered network with random weights, gates of one block size, and frames that differ everywhere."""
+    """A network, gates of one block size, and frames that differ everywhere.
 
-    def __init__(self, name: str, rows: int, cols: int, block: int, threads: int = 1, seed: int = 0) -> None:
+    `model`: any network that takes one picture; None: the registered one of that name, with random weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: int,
+        cols: int,
+        block: int,
+        threads: int = 1,
+        seed: int = 0,
+        model: nn.Module | None = None,
+    ) -> None:
         torch.manual_seed(seed)
         self.name, self.rows, self.cols, self.block, self.threads = name, rows, cols, block, threads
-        self.model: nn.Module = network(name).eval()
+        self.model: nn.Module = (network(name) if model is None else model).eval()
         self.frames = [torch.rand(1, 3, rows, cols) for _ in range(2)]
         self._masks: Masks = {}
         gated = convert(self.model, InputNormGate(threshold=0.0, block=block))
@@ -63,6 +75,11 @@ class TimedNetwork:
     def layers(self) -> tuple[Layer, ...]:
         """Geometry of all convolutions, in the order in which they run."""
         return self._sparse.layers
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What runs on a gated frame, in order."""
+        return self._sparse.entries
 
     def draw(self, density: float, seed: int = 0) -> Masks:
         """Draw clustered masks that belong together, of a wanted density, for one frame."""
@@ -105,7 +122,7 @@ class TimedNetwork:
                 self._sparse(self.frames[0])
                 whole.append(self._clock() - begin)
                 parts.append(np.array([timing.nanoseconds for timing in self._sparse.profile(self.frames[1])]))
-        kernels = [False, *(isinstance(entry.item, Step) for entry in self._sparse.entries), False]
+        kernels = [False, *(isinstance(entry.item, Step) for entry in self.entries), False]
         # the first run brings the caches into the state of a clip
         return Timed(min(whole[1:]), np.min(parts[1:], axis=0)[kernels])
 
