@@ -15,7 +15,7 @@ from skipsim.hwmodels.anchor import Anchor
 from skipsim.hwmodels.fit import significant
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.kernels import Step
-from skipsim.simulator.processor import network_bytes, shape_of, sums_ns
+from skipsim.simulator.processor import copies_ns, network_bytes, shape_of
 from skipsim.simulator.simulate import simulate
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Key = tuple[str, int]
 Masks = Mapping[Key, NDArray[np.bool_]]
 
-DENSITY = 0.15
-"""Share of the positions that the gated network computes when it is timed."""
+DENSITIES = (0.0, 0.15, 0.6)
+"""Shares of the positions that the gated network computes when it is timed."""
 SEED = 1  # of those masks
 
 
@@ -55,46 +55,47 @@ class GatedTime:
 
 @dataclass(frozen=True)
 class NetworkTimes:
-    """A network on the clock: dense, gated with nothing to compute, and gated at DENSITY."""
+    """A network on the clock: dense, and gated at DENSITIES."""
 
     layers: tuple[Layer, ...]
     dense_ns: float
-    idle: GatedTime
-    busy: GatedTime
+    gated: tuple[GatedTime, ...]
 
     @classmethod
     def of(cls, network: TimedNetwork, repeats: int) -> NetworkTimes:
         """Time it."""
         dense_ns = network.dense_ns(repeats)
-        idle, busy = (GatedTime.of(network, density, repeats) for density in (0.0, DENSITY))
-        return cls(network.layers, dense_ns, idle, busy)
+        return cls(network.layers, dense_ns, tuple(GatedTime.of(network, one, repeats) for one in DENSITIES))
 
 
 def make_anchor(times: NetworkTimes, hardware: Hardware, source: str) -> Anchor:
     """Set what was measured against what a machine without anchors predicts for the same masks."""
-    bare, layers, busy, idle = without_anchors(hardware), times.layers, times.busy, times.idle
+    bare, layers = without_anchors(hardware), times.layers
+    processor = bare.processor
+    assert processor is not None
     blocks = {layer.label: (layer.block_rows, layer.block_cols) for layer in layers if layer.gate != "none"}
-    dense = simulate(trace_of(layers, busy.masks), bare, dense=True)
-    gated = simulate(trace_of(layers, busy.masks), bare, tile=blocks)
+    traces = [trace_of(layers, frame.masks) for frame in times.gated]
+    dense = simulate(traces[0], bare, dense=True)
+    reports = [simulate(trace, bare, tile=blocks) for trace in traces]
     names = [shape_of(layer).name for layer in layers]
     counts = Counter(names)
     scales = {}
     for name in counts:
         chosen = np.array([one == name for one in names])
-        predicted = float(gated.cycles_by_stage[0, chosen].sum())
-        scales[name] = significant(float(busy.layers_ns[chosen].sum()) / predicted)
-    assert bare.processor is not None
-    footprint = bare.processor.footprint_bytes or network_bytes(layers)
-    copies = [float(sums_ns(trace_of(layers, one.masks), bare.processor, footprint)[0]) for one in (idle, busy)]
-    rest_scale = max(0.0, busy.rest_ns - idle.rest_ns) / (copies[1] - copies[0])
+        ratios = [
+            float(frame.layers_ns[chosen].sum() / report.cycles_by_stage[0, chosen].sum())
+            for frame, report in list(zip(times.gated, reports, strict=True))[1:]
+        ]
+        scales[name] = significant(float(np.mean(ratios)))
+    footprint = processor.footprint_bytes or network_bytes(layers)
     return Anchor(
         source=source,
         dense_ns=significant(times.dense_ns, 5),
-        gated_ns=significant(float(busy.timed.whole_ns), 5),
-        density=significant(gated.computed_macs / gated.dense_macs),
+        densities=tuple(significant(report.computed_macs / report.dense_macs) for report in reports),
+        gated_ns=tuple(significant(float(frame.timed.whole_ns), 5) for frame in times.gated),
         dense_scale=significant(times.dense_ns / dense.cycles),
-        rest_offset_ns=significant(busy.rest_ns - rest_scale * copies[1]),
-        rest_scale=significant(rest_scale),
+        copies_ns=tuple(significant(float(copies_ns(trace, processor, footprint)[0])) for trace in traces),
+        rest_ns=tuple(significant(frame.rest_ns) for frame in times.gated),
         layers=dict(counts),
         scales=scales,
     )

@@ -155,8 +155,8 @@ def anchor(
         return
     for name, one in found.items():
         click.echo(
-            f"{name}: dense {one.dense_ns * 1e-6:.1f} ms, gated {one.gated_ns * 1e-6:.1f} ms at density "
-            f"{one.density:.2f}; kernels take {min(one.scales.values()):.2f} to {max(one.scales.values()):.2f} "
+            f"{name}: dense {one.dense_ns * 1e-6:.1f} ms, gated {one.gated_ns[1] * 1e-6:.1f} ms at density "
+            f"{one.densities[1]:.2f}; kernels take {min(one.scales.values()):.2f} to {max(one.scales.values()):.2f} "
             "of what was predicted"
         )
     click.echo(f"next: skipsim simulate TRACE --hardware {target}")

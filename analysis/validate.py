@@ -36,7 +36,7 @@ HELD_OUT: dict[LayerClass, int] = {
 GATED_STEPS = ("compiled", "list", "decide", "move", "change")
 GATHERED = ("torch_blocks", "torch_columns")
 NAIVE = ("mac_count", "roofline", "dense_x_density")
-SEED = 1000  # of the held-out layers, added to the calibration's own
+SEED = 7000  # of the held-out layers, added to the calibration's own; nobody looked at these while counts were chosen
 Say = Callable[[str], None]
 
 

@@ -79,7 +79,8 @@ def network_errors(
     anchor = make_anchor(times, bare, f"measured: {name}")
     processor = _processor(bare)
     anchored = bare.model_copy(update={"processor": processor.model_copy(update={"anchors": {name: anchor}})})
-    scales = KernelScales.of(times.busy.timed, predict_kernels(timed, times.busy.masks, processor))
+    middle = times.gated[1]
+    scales = KernelScales.of(middle.timed, predict_kernels(timed, middle.masks, processor))
     found = []
     for source, masks in _masks(timed):
         trace = trace_of(timed.layers, masks)

@@ -1,8 +1,8 @@
 """Anchor: one network as it was measured on a machine, dense and gated; predictions for it are put right by that.
 
 Layers are known by their shapes; what a gated layer is predicted to take is scaled to what layers of its shape took.
-What belongs to no layer (sums, pooling, the frame in, the results out) was timed with nothing to compute too, and grows
-as copies of the layers' computed outputs would.
+What belongs to no layer (sums, pooling, the frame in, the results out) was timed at some densities, and grows between
+them as copies of the layers' computed outputs would.
 """
 
 from __future__ import annotations
@@ -16,38 +16,48 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from skipsim.hwmodels.kernel_work import LayerShape
-from skipsim.hwmodels.table import Number, Table
+from skipsim.hwmodels.table import Number, Numbers, Table
 
 Times = NDArray[np.float64]
 Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
 
 
 class Anchor(Table):
     """A network measured on a machine."""
 
     dense_ns: Positive = Field(description="a frame of the dense network, PyTorch's fastest of four ways")
-    gated_ns: Positive = Field(description="a frame of the gated network at `density`")
-    density: Annotated[Number, Field(gt=0, le=1)] = Field(description="share of the MACs that was computed")
+    densities: Numbers = Field(description="shares of the MACs that gated frames computed, ascending")
+    gated_ns: Numbers = Field(description="gated frames at these densities")
     dense_scale: Positive = Field(description="dense_ns over the sum of its dense layers, as predicted")
-    rest_offset_ns: Number = Field(description="what belongs to no layer, less the part that grows")
-    rest_scale: NotNegative = Field(description="... its growth over that of copies of the computed outputs")
+    copies_ns: Numbers = Field(description="what copies of their computed outputs would take, as predicted")
+    rest_ns: Numbers = Field(description="what belonged to no layer")
     layers: dict[str, Annotated[int, Field(ge=1)]] = Field(description="how many layers have a shape")
     scales: dict[str, Positive] = Field(description="of gated layers, by shape: measured over predicted time")
 
     @model_validator(mode="after")
-    def _tables_have_the_same_shapes(self) -> Self:
+    def _tables_fit_together(self) -> Self:
         if self.layers.keys() != self.scales.keys():
             raise ValueError("layers and scales must name the same shapes")
+        lengths = {len(one) for one in (self.densities, self.gated_ns, self.copies_ns, self.rest_ns)}
+        if lengths != {len(self.copies_ns)} or len(self.copies_ns) < 2 or np.any(np.diff(self.copies_ns) <= 0):
+            raise ValueError(
+                "densities, gated_ns, copies_ns, rest_ns must be of the same two or more frames, ascending"
+            )
         return self
 
     def is_of(self, shapes: Iterable[LayerShape]) -> bool:
         """Tell whether a network has just the layers that were measured."""
         return Counter(shape.name for shape in shapes) == self.layers
 
-    def rest_ns(self, sums_ns: Times) -> Times:
-        """Return the time of what belongs to no layer, from that of copying the layers' computed outputs."""
-        return self.rest_offset_ns + self.rest_scale * sums_ns
+    def rest_of(self, copies_ns: Times) -> Times:
+        """Return the time of what belongs to no layer, from that of copying the layers' computed outputs.
+
+        It lies on lines between what was measured; beyond the last it goes on as before it.
+        """
+        known, rest = np.array(self.copies_ns), np.array(self.rest_ns)
+        beyond = np.maximum(0.0, copies_ns - known[-1]) * (rest[-1] - rest[-2]) / (known[-1] - known[-2])
+        found: Times = np.maximum(0.0, np.interp(copies_ns, known, rest) + beyond)
+        return found
 
 
 def anchor_of(anchors: dict[str, Anchor], shapes: Iterable[LayerShape]) -> Anchor | None:

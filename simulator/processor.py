@@ -282,11 +282,11 @@ def _gated(
         )
     if anchor is None or not any(one is not whole for one, whole in zip(stages, dense, strict=True)):
         return stages
-    rest_ns = np.where(reference, 0.0, anchor.rest_ns(sums_ns(trace, processor, footprint_bytes)))
+    rest_ns = np.where(reference, 0.0, anchor.rest_of(copies_ns(trace, processor, footprint_bytes)))
     return _with_rest(stages, rest_ns)
 
 
-def sums_ns(trace: Trace, processor: Processor, footprint_bytes: float) -> NDArray[np.float64]:
+def copies_ns(trace: Trace, processor: Processor, footprint_bytes: float) -> NDArray[np.float64]:
     """Return what copying every layer's computed outputs would take, [frames]: what sums between layers grow like."""
     spent = np.zeros(trace.frames)
     for number, layer in enumerate(trace.layers):
