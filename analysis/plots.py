@@ -32,7 +32,7 @@ MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of
 LEGEND_COLUMNS = 6
 DOTTED = (0, (1, 2))
 BAND, SOFT = "#EFEFEF", "#666666"
-MOST_THRESHOLDS = 6
+MOST_GATES = 9
 
 
 def latency_accuracy(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> Figure:
@@ -236,7 +236,7 @@ def density_by_block(table: pd.DataFrame) -> Figure:
         fixed = first[first["tile"] != "auto"]
         rows = fixed if len(fixed) else first
         blocks, tiles = list(blocks_of(rows)), list(tiles_of(rows))
-        names = _spread(_gate_names(rows), MOST_THRESHOLDS)
+        names = _spread(_gate_names(rows), MOST_GATES)
         figure, axes = panels(len(names), height=1.9)
         for axis, name in zip(axes, names, strict=True):
             own = rows[rows.apply(gate_name, axis=1) == name]

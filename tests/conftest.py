@@ -81,3 +81,15 @@ def efficientdet_pytorch():
 
     yield effdet
     del library
+
+
+@pytest.fixture
+def small_network(tmp_path):
+    """Write a network of two convolutions into the test's folder, and return its name."""
+    (tmp_path / "small_network.py").write_text(
+        "from torch import manual_seed, nn\n\n"
+        "def make():\n"
+        "    manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))\n"
+    )
+    return "small_network:make"

@@ -15,17 +15,10 @@ from skipsim.analysis.running.jobs import STORE
 from skipsim.analysis.running.store import Spent, Store, read_spent
 from skipsim.analysis.sweep import sweep
 
-OWN = """
-from torch import manual_seed, nn
-
-def make():
-    manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
-"""
 STUDY = """
 name = "own"
 [recording]
-network = "estimate_network:make"
+network = "small_network:make"
 clip = "clip.npy"
 threshold = [0.1, 0.2]
 block = [1, 4]
@@ -36,8 +29,7 @@ tile = ["2x2", "4x4"]
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Path:
-    (tmp_path / "estimate_network.py").write_text(OWN)
+def study(tmp_path: Path, small_network: str) -> Path:
     np.save(tmp_path / "clip.npy", np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), np.uint8))
     (tmp_path / "study.toml").write_text(STUDY)
     return tmp_path / "study.toml"

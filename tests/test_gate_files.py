@@ -20,13 +20,6 @@ from skipsim.analysis.study import load_study
 from skipsim.analysis.sweep import Pending, pending, sweep
 from skipsim.errors import InputError
 
-NETWORK = """
-from torch import manual_seed, nn
-
-def make():
-    manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
-"""
 STUDY = """
 name = "gates"
 [recording]
@@ -61,8 +54,7 @@ def thresholds(**changed: Any) -> str:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Path:
-    (tmp_path / "small_network.py").write_text(NETWORK)
+def study(tmp_path: Path, small_network: str) -> Path:
     rng = np.random.default_rng(3)
     for name, changed in (("quiet", 3), ("busy", 14)):
         clip = np.repeat(rng.integers(0, 256, (1, 16, 16, 3), np.uint8), 4, axis=0)

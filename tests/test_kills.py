@@ -19,17 +19,10 @@ import pytest
 
 from skipsim.analysis.sweep import pending, sweep
 
-NETWORK = """
-from torch import manual_seed, nn
-
-def make():
-    manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
-"""
 STUDY = """
 name = "killed"
 [recording]
-network = "killed_network:make"
+network = "small_network:make"
 clip = "clip.npy"
 threshold = [0.05, 0.1, 0.2]
 block = [1, 2]
@@ -72,8 +65,7 @@ skipsim.sweep(study, out, workers=1)
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Path:
-    (tmp_path / "killed_network.py").write_text(NETWORK)
+def study(tmp_path: Path, small_network: str) -> Path:
     draw = np.random.default_rng(0)
     clip = np.repeat(draw.integers(0, 256, (1, 16, 16, 3), np.uint8), 4, axis=0)
     for frame in range(1, 4):  # most of the picture stands still, so that thresholds and blocks have masks of their own
