@@ -49,7 +49,10 @@ def test_from_a_probe_then_from_what_its_own_runs_took(study: Path, tmp_path: Pa
     assert later.seconds > 100 + later.table_seconds, "the process that sweeps has to start too"
     words = found.words()
     assert words.startswith("8 rows; to do: 4 of 4 recordings, 8 simulations; nothing was written\nabout ")
-    assert re.search(r"\d s on 2 workers \(starting .* s; recordings .* s and simulations .* s of one core; ", words)
+    some = r"[\d.]+ (?:s|min|h)"
+    assert re.search(
+        rf"{some} on 2 workers \(starting {some}; recordings {some} and simulations {some} of one core; ", words
+    )
 
     sweep(study, out, 1)
     spent = read_spent(out / STORE)
