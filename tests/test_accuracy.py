@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from skipsim.analysis import accuracy
 from skipsim.analysis.accuracy import (
@@ -26,6 +30,8 @@ from skipsim.analysis.accuracy_report import SCORED, describe, scored_rows
 from skipsim.analysis.tune import chosen
 from skipsim.errors import InputError
 from skipsim.traces.datasets import SPLITS
+from skipsim.traces.gumbel import weights_hash
+from skipsim.traces.models import WEIGHTS, network
 from skipsim.traces.procedural.vehicle_clips import vehicle_clips
 
 
@@ -99,6 +105,22 @@ def test_weights_are_found_by_name(tmp_path: Path) -> None:
     shipped = bench.weights(Point("pose", 0, "input_norm"))
     assert shipped is not None
     assert shipped.name == "pose_small.safetensors"
+
+
+def test_gates_trained_alone_run_on_the_network_of_their_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network("pose_small")
+    with torch.no_grad():
+        model.conv1.weight.mul_(1.01)
+    save_file(model.state_dict(), tmp_path / "pose_small_seed1.safetensors")
+    shipped, name = WEIGHTS / "pose_small_gumbel_4.safetensors", "pose_small_gumbel_4_seed1.safetensors"
+    with safe_open(shipped, "pt") as file:
+        (key,) = file.metadata()
+        header = json.loads(file.metadata()[key]) | {"network": weights_hash(model)}
+    save_file(load_file(shipped), tmp_path / name, {key: json.dumps(header)})
+    monkeypatch.setattr(accuracy, "CLIPS", {("pose", "validation"): (1, 3, 0)})
+    row = Bench(tmp_path).measure(Point("pose", 1, accuracy.AS_TRAINED, 4))
+    assert row["mac_reduction"] > 1
+    assert row["dense_score"] == Bench(tmp_path).measure(Point("pose", 1, "hold", reset_every=1))["score"]
 
 
 def test_a_point_is_measured_against_the_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
