@@ -35,9 +35,9 @@ def detail_of(reports: Sequence[Report]) -> dict[str, Any]:
     `cycles` [groups][layers]: of the mean core, so that they sum to the layer's latency.
     """
     cores = reports[0].hardware.cores
-    causes = _mean([report.causes_by_stage.mean(axis=0) / cores for report in reports])
+    causes = _mean([report.cost.causes_by_layer / report.frames / cores for report in reports])
     groups = [causes[:, [C[cause] for cause in group]].sum(axis=1) for group in CAUSE_GROUPS.values()]
-    work = _mean([report.work.mean(axis=0) for report in reports])
+    work = _mean([report.cost.work_by_layer / report.frames for report in reports])
     pixels = np.array([layer.out_pixels for layer in reports[0].network])
     return {
         "cycles": [_rounded(group) for group in groups],
@@ -76,7 +76,7 @@ def machine_facts(hardware: Hardware) -> dict[str, Any]:
 def middle_frame(report: Report, trace: Trace) -> int:
     """Return the gated frame whose latency is the median one."""
     gated = [frame for frame in range(trace.frames) if not trace.reference(frame)] or list(range(trace.frames))
-    cycles = report.cycles_by_stage.sum(axis=1)
+    cycles = report.cost.cycles_by_frame
     return sorted(gated, key=lambda frame: (int(cycles[frame]), frame))[len(gated) // 2]
 
 

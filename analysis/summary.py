@@ -6,12 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
+import numpy as np
+
 from skipsim.analysis.advice.kernel_share import kernel_share
 from skipsim.analysis.causes import CAUSE_GROUPS
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.processor import Processor
+from skipsim.simulator.counters import C
 from skipsim.simulator.report import Report
+from skipsim.simulator.tiles import W
 from skipsim.traces.trace import Trace
 
 BAR_WIDTH = 30
@@ -254,20 +258,20 @@ def _by_frame(report: Report) -> str:
 
 
 def _slowest(report: Report) -> str:
-    frames = report.layers
-    for name, group in CAUSE_GROUPS.items():
-        frames = frames.assign(**{name: frames[[f"cause_{cause}" for cause in group]].sum(axis=1)})
-    layers = frames.groupby("name", sort=False)
-    sums, means = layers[["cycles", *CAUSE_GROUPS]].sum(), layers[["density", "effective_density"]].mean()
+    cost = report.cost
+    pixels = [layer.out_pixels * report.frames for layer in report.network]
+    densities = [cost.work_by_layer[:, W[name]] / pixels for name in ("active_pixels", "computed_pixels")]
+    by_group = [cost.causes_by_layer[:, [C[cause] for cause in group]].sum(axis=1) for group in CAUSE_GROUPS.values()]
+    mostly = np.argmax(by_group, axis=0)
     rows = [("slowest layers", "cycles", "density", "in tiles", "mostly")]
-    for layer in sums["cycles"].nlargest(TOP_LAYERS).index:
+    for place in np.argsort(-cost.cycles_by_layer, kind="stable")[:TOP_LAYERS].tolist():
         rows.append(
             (
-                str(layer),
-                f"{sums['cycles'][layer] / max(1, report.cycles):.0%}",
-                f"{means['density'][layer]:.0%}",
-                f"{means['effective_density'][layer]:.0%}",
-                str(sums.loc[layer, list(CAUSE_GROUPS)].astype(int).idxmax()),
+                report.network[place].label,
+                f"{cost.cycles_by_layer[place] / max(1, report.cycles):.0%}",
+                f"{densities[0][place]:.0%}",
+                f"{densities[1][place]:.0%}",
+                list(CAUSE_GROUPS)[mostly[place]],
             )
         )
     return table(rows, "lrrrl")

@@ -27,15 +27,18 @@ from pathlib import Path
 
 RESNET50 = Path(__file__).parent.parent / "tests" / "oracles" / "scalesim" / "resnet50.topology.csv"
 SKIPSIM = str(Path(sys.executable).with_name("skipsim"))
+HRNET = ["edge-npu", "--tile", "8x8"]
 BANKED = ["dram.rule=banked", "dram.part=LPDDR4X-4266", "dram.channels=2"]
 BUFFERS = [f"buffers.{name}_bytes=1048576" for name in ("input", "weight", "output")]
 MAKE_CLIP = """
 import sys
 from skipsim.traces.synthetic import synthetic_trace
+from skipsim.traces.trace import TraceWriter
 path, frames = sys.argv[1], int(sys.argv[2])
-synthetic_trace(
-    "hrnet_w32", rows=256, cols=256, frames=frames, density=0.2, cluster_pixels=16, block=8
-).save(path)
+clip = synthetic_trace("hrnet_w32", rows=256, cols=256, frames=40, density=0.2, cluster_pixels=16, block=8)
+with TraceWriter(path, clip.layers, update=clip.update, origin=clip.origin) as writer:
+    for frame in range(frames):  # the same 40 again and again
+        writer.append_packed(clip.packed(frame % 40), reference=clip.reference(frame % 40))
 """
 MAKE_SMALL = """
 import sys
@@ -68,7 +71,7 @@ def alone(command: list[str]) -> tuple[float, float]:
 
 
 def simulate(trace: Path, machine: str, *rest: str) -> list[str]:
-    return [SKIPSIM, "simulate", str(trace), "--hardware", machine, "--json", *rest]
+    return [SKIPSIM, "simulate", str(trace), "--hardware", machine, *rest]
 
 
 def main() -> None:
@@ -80,20 +83,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small, study = folder / "small.trace", folder / "study.toml"
-        clips = {frames: folder / f"clip{frames}.trace" for frames in (40, 160)}
+        clips = {frames: folder / f"clip{frames}.trace" for frames in (40, 200, 1000, 5000)}
         alone([sys.executable, "-c", MAKE_SMALL, str(small)])
         for frames, clip in clips.items():
             alone([sys.executable, "-c", MAKE_CLIP, str(clip), str(frames)])
         study.write_text(STUDY.format(trace=clips[40], machines=arguments.machines), encoding="utf-8")
         settings = [word for setting in BANKED + BUFFERS for word in ("--set", setting)]
         commands = {
-            "simulate, a small trace, again": (simulate(small, "edge-npu"), "< 2 s"),
+            "simulate, a small trace, again": (simulate(small, "edge-npu", "--json"), "< 2 s"),
             "ResNet-50 dense, 32x32, banked": (
-                simulate(RESNET50, "systolic-32x32", "--dense", *settings),
+                simulate(RESNET50, "systolic-32x32", "--dense", "--json", *settings),
                 "< 5 s, < 500 MB",
             ),
-            "HRNet-W32, 40 frames, stream": (simulate(clips[40], "edge-npu", "--tile", "8x8"), "< 2000 MB"),
-            "HRNet-W32, 160 frames, stream": (simulate(clips[160], "edge-npu", "--tile", "8x8"), "< 2000 MB"),
+            **{
+                f"HRNet-W32, {frames} frames, stream": (simulate(clips[frames], *HRNET), "< 2000 MB")
+                for frames in (40, 200, 5000)
+            },
+            "HRNet-W32, 1000 frames, stream, --json": (simulate(clips[1000], *HRNET, "--json"), "< 2000 MB"),
             f"HRNet-W32, 40 frames, {arguments.machines} machines, 2 processes": (
                 [SKIPSIM, "sweep", str(study), "-o", str(folder / "out"), "--workers", "2"],
                 "< 60 s, < 2000 MB" if arguments.machines == 100 else "",

@@ -30,7 +30,7 @@ def best_tiles(
     Args:
         traces: the recordings.
         hardware: the machine.
-        cycles_of: runs a schedule and returns its cycles [frames, layers].
+        cycles_of: runs a schedule and returns its cycles [layers], summed over gated frames.
 
     Raises:
         InputError: a layer for which no candidate fits the buffers.
@@ -39,7 +39,7 @@ def best_tiles(
     tiles = {layers[number].label: tile for number, (_, tile) in tile_costs(traces, hardware, cycles_of).items()}
 
     def run(tiling: Tiling) -> NDArray[np.int64]:
-        return _on_gated_frames(traces, [gated_schedule(trace, hardware, tiling) for trace in traces], cycles_of)
+        return _on_gated_frames([gated_schedule(trace, hardware, tiling) for trace in traces], cycles_of)
 
     own, dense = run(tiles), np.zeros(len(layers), np.int64)
     for turn in (
@@ -78,7 +78,7 @@ def tile_costs(
         if all(tile in tried[number] for number, tile in tiles.items()):
             continue
         tiling = {layers[number].label: tiles.get(number) for number in gated}
-        cycles = _on_gated_frames(traces, [gated_schedule(trace, hardware, tiling) for trace in traces], cycles_of)
+        cycles = _on_gated_frames([gated_schedule(trace, hardware, tiling) for trace in traces], cycles_of)
         for number, tile in tiles.items():
             tried[number].add(tile)
             if number not in fastest or int(cycles[number]) < fastest[number][0]:
@@ -97,13 +97,10 @@ def _candidates(layers: Sequence[Layer]) -> list[Tile]:
 
 
 def _on_gated_frames(
-    traces: Sequence[Trace], schedules: Sequence[Schedule], cycles_of: Callable[[Schedule], NDArray[np.int64]]
+    schedules: Sequence[Schedule], cycles_of: Callable[[Schedule], NDArray[np.int64]]
 ) -> NDArray[np.int64]:
     """Return the cycles of every layer over the gated frames of all recordings."""
-    sums = np.zeros(len(traces[0].layers), np.int64)
-    for trace, schedule in zip(traces, schedules, strict=True):
-        sums += cycles_of(schedule)[[frame for frame in range(trace.frames) if not trace.reference(frame)]].sum(axis=0)
-    return sums
+    return np.asarray(sum(cycles_of(schedule) for schedule in schedules))
 
 
 def _fits(layer: Layer, hardware: Hardware, tile: Tile, traffic: Traffic) -> bool:

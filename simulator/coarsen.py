@@ -9,9 +9,8 @@ from skipsim.compiled import compiled
 def active_tiles(bits, offsets, plans, active, first, asked, tiles_of_layer):
     """List the active tiles of every layer, row by row.
 
-    `active` [tiles of all layers, 3] gets (tile row, tile column, -), `first` [layers + 1] where each layer's begin,
-    `asked`
-    [layers] the output positions that the masks asked for; `tiles_of_layer` is room for one layer's tiles.
+    `active` [tiles of all layers, 4] gets (tile row, tile column, -, -), `first` [layers + 1] where each layer's begin,
+    `asked` [layers] the output positions that the masks asked for; `tiles_of_layer` is room for one layer's tiles.
     """
     found = 0
     for number in range(len(plans)):
@@ -26,6 +25,17 @@ def active_tiles(bits, offsets, plans, active, first, asked, tiles_of_layer):
                     found += 1
             continue
         grid_rows, grid_cols = -(-p.out_rows // p.block_rows), -(-p.out_cols // p.block_cols)
+        if p.block_rows == p.tile_rows and p.block_cols == p.tile_cols:  # blocks are tiles
+            at = offsets[number]
+            for row in range(rows):
+                height = min(p.tile_rows, p.out_rows - row * p.tile_rows)
+                for col in range(cols):
+                    if bits[at]:
+                        active[found, 0], active[found, 1] = row, col
+                        asked[number] += height * min(p.tile_cols, p.out_cols - col * p.tile_cols)
+                        found += 1
+                    at += 1
+            continue
         wanted = tiles_of_layer[: rows * cols].reshape(rows, cols)
         wanted[:] = False
         for block_row in range(grid_rows):

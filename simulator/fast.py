@@ -194,9 +194,9 @@ def _run_stage(work, wishes, port_free, own_port, own_read, own_requests, next_r
         for core in range(first, end):
             moved = True
             while moved:
-                moved = gather(work, core)
-                moved |= array(work, core)
-                moved |= scatter(work, core)
+                gather(work, core, next_unit)
+                moved = array(work, core)  # which frees parts for the gather unit
+                moved |= scatter(work, core)  # and this for the array
             wishes[core] = _wish(state[core], core)
         cycle, kind, touched = _first(wishes)
         first, end = touched, touched + 1

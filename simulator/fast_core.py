@@ -329,9 +329,9 @@ def _begin_pass(work, core):
 
 
 @inlined
-def gather(work, core):
-    """Carry the gather unit forward until it must wait for a decision or a part; return whether it moved."""
-    s, moved = work.state[core], False
+def gather(work, core, next_unit):
+    """Carry the gather unit forward until it must wait for a decision or a part; `next_unit`: the next to be dealt."""
+    s = work.state[core]
     while True:
         doing = s[G_STATE]
         if doing == AT_ROW:
@@ -346,25 +346,25 @@ def gather(work, core):
             event[REQUEST] = event[ISSUE_BEGIN] + work.rows[row, GATHER]
             if work.rows[row, READ]:
                 s[G_STATE], s[G_REQUEST] = AT_READ, event[REQUEST]
-                return moved
+                return
             _gathered(work, core, event[REQUEST], event[REQUEST], event[REQUEST])
         elif doing == AT_PASS:
             if not _turn_to_pass(work, core):
-                return moved
+                return
         elif doing == WANTS_UNIT:
             free = _part_free(work, core, INPUTS, s[INPUT_FILLINGS], s[G_LAST], P_COMPUTED)
             if free == NONE:
-                return moved
+                return
             s[G_FREE] = max(s[G_FREE], free)
-            if work.dynamic:
+            if work.dynamic and next_unit < len(work.units):
                 s[G_STATE], s[G_REQUEST] = ASKED, s[G_FREE]
-                return moved
-            deal(work, core, s[NEXT_UNIT])
+                return
+            deal(work, core, next_unit if work.dynamic else s[NEXT_UNIT])  # whoever asks when none is left gets none
             s[NEXT_UNIT] += work.cores
         elif doing == IDLE and s[G_PHASE] == FRESH and work.prefetch_port + work.prefetch_read > 0:
             free = _part_free(work, core, WEIGHT_PARTS, s[WEIGHT_FILLINGS], s[G_LAST], P_COMPUTED)
             if free == NONE:
-                return moved
+                return
             s[G_FREE], s[G_PHASE] = max(s[G_FREE], free), PREFETCHED
             if work.prefetch_read and work.early[FETCH_GRANT] == NONE:
                 s[G_STATE], s[G_REQUEST] = PREFETCHING, s[G_FREE]
@@ -373,7 +373,6 @@ def gather(work, core):
             else:
                 s[G_FREE] += work.prefetch_port
                 s[WEIGHTS_ARRIVAL] = s[G_FREE]
-            return moved
+            return
         else:
-            return moved
-        moved = True
+            return

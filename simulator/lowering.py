@@ -6,8 +6,6 @@ explains the formulas; streams.py counts segments and bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,15 +14,10 @@ from skipsim.simulator import tiles as table
 from skipsim.simulator.bursts import MOVE_COLUMNS
 from skipsim.simulator.coarsen import active_tiles, count_taps
 from skipsim.simulator.dataflow import WHOLE_PASS
+from skipsim.simulator.shapes import WINDOW, Shapes, copy_ready, ready_at, shape_of, shapes_of
 from skipsim.simulator.streams import (
-    BYTES,
     DRAM_BYTES,
     MOVES,
-    ON_CHIP,
-    SEGMENTS,
-    STREAMS,
-    add_footprint,
-    add_outputs,
     add_window,
     bytes_of_values,
     cycles_for,
@@ -33,6 +26,7 @@ from skipsim.simulator.streams import (
     tile_bounds,
     whole_bursts,
 )
+from skipsim.simulator.tile_row import INPUT_MAP, REFERENCE, REGIONS, WEIGHTS, Part, fill_tile
 from skipsim.simulator.tiles import Tiles
 from skipsim.simulator.workspace import Workspace
 
@@ -67,116 +61,37 @@ COMMANDS, SCANNED, DESCRIPTORS, PIECES = (
     table.W[name] for name in ("commands", "scanned_blocks", "descriptors", "segments")
 )
 
-# Where a layer's data begin.
-REGIONS = ("input", "reference", "output", "next_reference", "delta", "weights")
-INPUT_MAP, REFERENCE, OUTPUT_MAP, NEXT_REFERENCE, DELTA, WEIGHTS = range(6)
 
-
-class Part(NamedTuple):
-    """Which slice of a layer's channels a pass runs, and what that means for its tiles."""
-
-    gathers: bool  # inputs are read: it does not reuse the previous pass's
-    begins: bool  # the first slice of a sum: old outputs are read
-    ends: bool  # the last one: outputs are written
-    in_channel: int  # where the slice begins
-    out_channel: int
+@compiled
+def _window_bytes(p, layer, shapes, base, active, first, end, moved, unused):
+    """Return the DRAM bytes of the tiles' input windows, all channels."""
+    moved[:] = 0
+    for tile in range(first, end):
+        if len(shapes.ready):
+            moved[DRAM_BYTES] += shapes.ready[ready_at(shapes, layer, 0, True, active[tile, 3]), WINDOW]
+            continue
+        moved[MOVES] = 0
+        bounds = tile_bounds(p, active[tile, 0], active[tile, 1])
+        add_window(moved, unused, p, base[INPUT_MAP], bounds, bounds[6], 0, p.ins, p.input_in_dram)
+        if p.reads_reference:
+            add_window(moved, unused, p, base[REFERENCE], bounds, bounds[6], 0, p.ins, p.reference_in_dram)
+    return moved[DRAM_BYTES]
 
 
 @compiled
-def _outputs_outermost(p, shares, base, active, first, end, packed, moved, unused):
+def _outputs_outermost(p, layer, shares, shapes, base, active, first, end, packed, moved, unused):
     """Whether slices of the outputs run one after the other over all tiles (inputs read again), not tile by tile.
 
     Whatever moves fewer bytes to and from memory; a tie goes to reading weights once.
     """
     if p.splits == 1 or not p.regroups or p.chunks > 1:
         return True
-    moved[:] = 0
-    for number in range(first, end):
-        moved[MOVES] = 0
-        bounds = tile_bounds(p, active[number, 0], active[number, 1])
-        add_window(moved, unused, p, base[INPUT_MAP], bounds, bounds[6], 0, p.ins, p.input_in_dram)
-        if p.reads_reference:
-            add_window(moved, unused, p, base[REFERENCE], bounds, bounds[6], 0, p.ins, p.reference_in_dram)
+    windows = _window_bytes(p, layer, shapes, base, active, first, end, moved, unused)
     weights = 0
     for split in range(p.splits):
         weights += shares[p.first_share + split].weight_bytes
     units = -(-(end - first) // packed)
-    return p.splits * moved[DRAM_BYTES] + weights <= moved[DRAM_BYTES] + units * weights
-
-
-@inlined
-def _read(p, share, part, moves, base, bounds, left, read):
-    """Collect what a tile reads; return the bytes of it that are inputs."""
-    if part.gathers:
-        add_window(
-            read, moves, p, base[INPUT_MAP], bounds, left, part.in_channel, share.in_channels, p.input_in_dram
-        )  # fmt: skip
-        if p.reads_reference:
-            add_window(
-                read, moves, p, base[REFERENCE], bounds, left, part.in_channel, share.in_channels, p.reference_in_dram
-            )  # fmt: skip
-    inputs = read[BYTES]
-    if part.begins:
-        if p.reads_state:
-            add_outputs(
-                read, moves, p, base[OUTPUT_MAP], bounds, part.out_channel, share.out_channels, p.state_bits,
-                p.output_in_dram,
-            )  # fmt: skip
-        if p.fused_gate and not p.writes_delta:
-            add_outputs(
-                read, moves, p, base[NEXT_REFERENCE], bounds, part.out_channel, share.out_channels, p.activation_bits,
-                p.reference_in_dram,
-            )  # fmt: skip
-    return inputs
-
-
-@inlined
-def _write(p, share, part, moves, base, bounds, write):
-    """Collect what a tile writes, the output map first."""
-    if part.ends:
-        add_outputs(
-            write, moves, p, base[OUTPUT_MAP], bounds, part.out_channel, share.out_channels, p.state_bits,
-            p.output_in_dram,
-        )  # fmt: skip
-        if p.writes_delta:
-            add_outputs(
-                write, moves, p, base[DELTA], bounds, part.out_channel, share.out_channels, p.activation_bits,
-                p.output_in_dram,
-            )  # fmt: skip
-        if p.writes_reference and part.out_channel == 0:
-            add_footprint(write, moves, p, base[REFERENCE], bounds)
-
-
-@inlined
-def _tile(p, share, part, row, request, work, moves, base, bounds, left, read, write):
-    """Fill one row; return its output positions."""
-    pixels = (bounds[1] - bounds[0]) * (bounds[3] - bounds[2])
-    first = write[MOVES]
-    read[:], write[:] = 0, 0
-    read[MOVES] = first
-    inputs = _read(p, share, part, moves, base, bounds, left, read)
-    write[MOVES] = read[MOVES]
-    _write(p, share, part, moves, base, bounds, write)
-    if p.banked:
-        request[0], request[1] = first, read[MOVES] - first
-        request[4], request[5] = read[MOVES], write[MOVES] - read[MOVES]
-    compared = pixels * share.out_channels if part.ends and p.fused_gate else 0
-    row[GATHER] = read[STREAMS] * p.gather_setup + read[SEGMENTS] * p.gather_segment
-    row[GATHER_PORT] = cycles_for(read[BYTES], p.gather_rate, p.gather_rate_cycles)
-    row[READ] = port_cycles(p, read[DRAM_BYTES])
-    row[SCATTER] = write[STREAMS] * p.scatter_setup + write[SEGMENTS] * p.scatter_segment
-    compare_cycles = cycles_for(compared, p.gate_rate, p.gate_rate_cycles)
-    row[SCATTER_PORT] = max(cycles_for(write[BYTES], p.scatter_rate, p.scatter_rate_cycles), compare_cycles)
-    row[WRITE] = port_cycles(p, write[DRAM_BYTES])
-    work[DRAM_READ] += read[DRAM_BYTES]
-    work[DRAM_WRITE] += write[DRAM_BYTES]
-    work[GLOBAL_BUFFER] += read[ON_CHIP] + write[ON_CHIP]
-    work[INPUT_BUFFER] += inputs
-    work[OUTPUT_BUFFER] += read[BYTES] - inputs + write[BYTES]
-    work[GATE_ELEMENTS] += compared
-    work[DESCRIPTORS] += read[STREAMS] + write[STREAMS]
-    work[PIECES] += read[SEGMENTS] + write[SEGMENTS]
-    return pixels
+    return p.splits * windows + weights <= windows + units * weights
 
 
 @inlined
@@ -196,13 +111,21 @@ def _array(p, share, row, work, pixels, steps):
 
 
 @compiled
-def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at, work, read, write, unused):
+def _layer(
+    p, layer, shares, shapes, base, active, first, end, rows, requests, moves, used, at, work, read, write, unused
+):  # fmt: skip
     """Fill the rows of one layer from row `at` and move `used` on.
 
     Returns the next row and move, and whether weights are fetched once for all cores.
     """
     packed = min(p.packed, max(1, -(-(end - first) // p.cores)))  # a pass for every core is worth more than full folds
-    outputs_outermost = _outputs_outermost(p, shares, base, active, first, end, packed, read, unused)
+    alike = len(shapes.ready) > 0
+    if alike:
+        for tile in range(first, end):
+            active[tile, 3] = shape_of(shapes, layer, active[tile, 0], active[tile, 1])
+    outputs_outermost = _outputs_outermost(
+        p, layer, shares, shapes, base, active, first, end, packed, read, unused
+    )  # fmt: skip
     # Weights that change with every pass are fetched by whichever core needs them; others once for all cores.
     per_chunk = p.chunks > 1 and shares[p.first_share].weight_group != shares[p.first_share + 1].weight_group
     shared = not per_chunk and outputs_outermost
@@ -240,24 +163,27 @@ def _layer(p, shares, base, active, first, end, rows, requests, moves, used, at,
                         work[PIECES] += 1
                     flags = (OUTPUT if part.begins else 0) | (INPUT if part.gathers else 0)
                     flags |= (UNIT if part.begins and part.gathers else 0) | (SHARED if shared else 0)
+                    weight_port = cycles_for(-(-weight_bytes // sharers), p.gather_rate, p.gather_rate_cycles)
+                    weight_read, index = port_cycles(p, weight_bytes), p.index_cycles if number == 0 else 0
                     pixels = steps = 0
                     for tile in range(pack, min(pack + packed, end)):
+                        row = rows[at]
+                        row[FLAGS] = flags if tile == pack else 0
+                        row[COMPUTE], row[GROUP], row[INDEX] = 0, share.weight_group, index
+                        row[WEIGHT_PORT], row[WEIGHT_READ] = weight_port, weight_read
+                        steps += active[tile, 2]
+                        at += 1
+                        if alike:
+                            at_shape = ready_at(shapes, layer, number, part.gathers, active[tile, 3])
+                            pixels += copy_ready(shapes.ready[at_shape], row, work)
+                            continue
                         bounds = tile_bounds(p, active[tile, 0], active[tile, 1])
                         left = bounds[6]
                         if p.merge_halo and tile > pack:  # the neighbour's window lies in the same part of the buffer
                             left = first_new_column(p, active, tile, bounds)
-                        row = rows[at]
-                        row[FLAGS] = flags if tile == pack else 0
-                        row[COMPUTE] = 0
-                        row[GROUP] = share.weight_group
-                        row[INDEX] = p.index_cycles if number == 0 else 0
-                        row[WEIGHT_PORT] = cycles_for(-(-weight_bytes // sharers), p.gather_rate, p.gather_rate_cycles)
-                        row[WEIGHT_READ] = port_cycles(p, weight_bytes)
-                        request = requests[at if p.banked else 0]
+                        request = requests[at - 1 if p.banked else 0]
                         request[2], request[3] = first_weights + number, 1
-                        pixels += _tile(p, share, part, row, request, work, moves, base, bounds, left, read, write)
-                        steps += active[tile, 2]
-                        at += 1
+                        pixels += fill_tile(p, share, part, row, request, work, moves, base, bounds, left, read, write)
                     if number == 0:
                         work[COMPUTED] += pixels
                     _array(p, share, rows[at - 1], work, pixels, steps if p.zero_inputs else pixels)
@@ -283,7 +209,8 @@ def _gate_moves(p, base, moves, used):
 
 @compiled
 def _fill(
-    asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves, read, write, unused
+    asked, plans, shares, shapes, bases, active, first, rows, stages, work, requests, stage_requests, moves, read,
+    write, unused,
 ):  # fmt: skip
     """Fill the whole table of a frame; return how many moves it took."""
     at = used = 0
@@ -291,8 +218,8 @@ def _fill(
         p, stage, done, base = plans[number], stages[number], work[number], bases[number]
         stage[FIRST_ROW] = at
         at, after, shared = _layer(
-            p, shares, base, active, first[number], first[number + 1], rows, requests, moves, used, at, done, read,
-            write, unused,
+            p, number, shares, shapes, base, active, first[number], first[number + 1], rows, requests, moves, used, at,
+            done, read, write, unused,
         )  # fmt: skip
         first_weights, used = used, after
         stage[ROWS] = at - stage[FIRST_ROW]
@@ -342,16 +269,18 @@ def lower(
     shares: NDArray[np.void],
     bases: NDArray[np.int64] | None = None,
     workspace: Workspace | None = None,
+    shapes: Shapes | None = None,
 ) -> Tiles:
     """Make the table of one frame.
 
     `bits`: the frame's masks, 0 or 1, layer i's from `offsets[i]` on, row by row (Trace.frame_bits). `plans`, `shares`:
     plan_arrays. `bases` [layers, len(REGIONS)]: where each layer's maps and weights lie, for a banked memory.
     `workspace`: where rows, moves and requests are made, so that they hold until the next table; else they are new.
+    `shapes`: those of the plans, if they are there already.
     """
     most = -(-plans["out_rows"] // plans["tile_rows"]) * -(-plans["out_cols"] // plans["tile_cols"])
-    workspace = workspace or Workspace()
-    active = workspace.array("active", int(most.sum()), 3)
+    workspace, shapes = workspace or Workspace(), shapes or shapes_of(plans, shares)
+    active = workspace.array("active", int(most.sum()), 4)
     first = np.zeros(len(plans) + 1, np.int64)
     asked = np.zeros(len(plans), np.int64)
     active_tiles(bits, offsets, plans, active, first, asked, np.empty(int(most.max()), np.bool_))
@@ -370,8 +299,8 @@ def lower(
         bases = np.zeros((len(plans), len(REGIONS)), np.int64)
     read, write = (np.zeros(MOVES + 1, np.int64) for _ in range(2))
     used = _fill(
-        asked, plans, shares, bases, active, first, rows, stages, work, requests, stage_requests, moves, read, write,
-        np.empty((2, len(MOVE_COLUMNS)), np.int64),
+        asked, plans, shares, shapes, bases, active, first, rows, stages, work, requests, stage_requests, moves, read,
+        write, np.empty((2, len(MOVE_COLUMNS)), np.int64),
     )  # fmt: skip
     if not banked:
         return Tiles(rows, stages, work)

@@ -46,6 +46,7 @@ from skipsim.hwmodels.mask_pixels import (
 )
 from skipsim.hwmodels.processor import Cost, Processor, residency_of
 from skipsim.simulator.baseline import WHOLE_MAP
+from skipsim.simulator.clip_cost import clip_cost_of_arrays
 from skipsim.simulator.counters import CAUSES, C
 from skipsim.simulator.plan import Tile, Tiling
 from skipsim.simulator.report import Report
@@ -346,7 +347,7 @@ def _report(hardware: Hardware, trace: Trace, tile: str, stages: list[Stages], b
     causes = np.rint(causes_ns * hardware.clock_hz * 1e-9).astype(np.int64)
     work = np.stack([one.work for one in stages], axis=1)
     work[:, :, W["array_cycles"]] = causes[:, :, C["compute"]]
-    return Report(hardware, trace.layers, tile, causes.sum(axis=2), causes, work, baseline)
+    return Report(hardware, trace.layers, tile, clip_cost_of_arrays(causes, work), baseline)
 
 
 def _finest(trace: Trace) -> int:

@@ -17,6 +17,7 @@ from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.energy import ACTIONS, energy_pj
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.kernel_work import LayerShape
+from skipsim.simulator.clip_cost import ClipCost
 from skipsim.simulator.counters import CAUSES
 from skipsim.simulator.plan import Tiling
 from skipsim.simulator.tiles import W
@@ -24,6 +25,9 @@ from skipsim.traces.layer import Layer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+COUNTS = ("array_cycles", "tiles", "active_tiles", "passes", "macs", "computed_macs", "dense_macs")
+BYTES = ("dram_read_bytes", "dram_write_bytes", "weight_read_bytes", "gate_read_bytes")
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,12 @@ class Report:
     hardware: Hardware
     network: tuple[Layer, ...]
     tile: str  # of the gated layers: "8x8", "full", "per-layer"; "dense" = each layer's own best
-    cycles_by_stage: NDArray[np.int64]  # [frames, layers]
-    causes_by_stage: NDArray[np.int64]  # [frames, layers, causes], summed over cores
-    work: NDArray[np.int64]  # [frames, layers, work columns]
+    cost: ClipCost
     dense: Report | None = None  # None only in the dense schedule's own report
-    causes_by_core: NDArray[np.int64] | None = None  # [cores, causes], summed over frames and layers
     tiling: Tiling | None = None  # "per-layer": the tile of every gated layer; None: it stays dense
 
     def _total(self, column: str) -> int:
-        return int(self.work[:, :, W[column]].sum())
+        return int(self.cost.work_by_layer[:, W[column]].sum())
 
     @property
     def anchor(self) -> Anchor | None:
@@ -52,12 +53,27 @@ class Report:
     @property
     def frames(self) -> int:
         """Frames of the clip."""
-        return len(self.cycles_by_stage)
+        return self.cost.frames
 
     @property
     def cycles(self) -> int:
         """Cycles of the clip, layers and frames one after the other."""
-        return int(self.cycles_by_stage.sum())
+        return int(self.cost.cycles_by_layer.sum())
+
+    @property
+    def cycles_by_stage(self) -> NDArray[np.int64]:
+        """Cycles [frames, layers]; made anew at every use, frame by frame."""
+        return np.array([one.cycles for one in self.cost.each_frame()])
+
+    @property
+    def causes_by_stage(self) -> NDArray[np.int64]:
+        """Cycles by cause, summed over cores [frames, layers, causes]; made anew at every use, frame by frame."""
+        return np.array([one.causes for one in self.cost.each_frame()])
+
+    @property
+    def work(self) -> NDArray[np.int64]:
+        """What was counted [frames, layers, work columns]; made anew at every use, frame by frame."""
+        return np.array([one.work for one in self.cost.each_frame()])
 
     @property
     def latency_ms(self) -> float:
@@ -72,7 +88,7 @@ class Report:
     @cached_property
     def energy(self) -> dict[str, float]:
         """Energy of the clip by part, in microjoules; of a measured processor it is not known (not a number)."""
-        return self._energy_of(self.work.sum(axis=(0, 1)), self.cycles)
+        return self._energy_of(self.cost.work_by_layer.sum(axis=0), self.cycles)
 
     def _energy_of(self, work: NDArray[np.int64], cycles: int) -> dict[str, float]:
         if self.hardware.processor is not None:
@@ -128,8 +144,7 @@ class Report:
     @property
     def density(self) -> float:
         """Share of the dense MACs that the masks ask for, gates left out."""
-        macs_per_pixel = self.work[:, :, W["computed_macs"]] // np.maximum(1, self.work[:, :, W["computed_pixels"]])
-        return float((self.work[:, :, W["active_pixels"]] * macs_per_pixel).sum() / self.dense_macs)
+        return self.cost.asked_macs / self.dense_macs
 
     @property
     def effective_density(self) -> float:
@@ -139,7 +154,7 @@ class Report:
     @property
     def causes(self) -> dict[str, int]:
         """Cycles by cause, summed over cores, layers and frames."""
-        return dict(zip(CAUSES, (int(cycles) for cycles in self.causes_by_stage.sum(axis=(0, 1))), strict=True))
+        return dict(zip(CAUSES, self.cost.causes_by_layer.sum(axis=0).tolist(), strict=True))
 
     @property
     def mac_reduction(self) -> float:
@@ -158,42 +173,51 @@ class Report:
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """One row per frame and layer: cycles, tiles, densities, bytes, and cycles by cause over all cores."""
+        """One row per frame and layer: cycles, tiles, densities, bytes, and cycles by cause over all cores.
+
+        A quarter of a megabyte a frame for 300 layers; `layer_rows` yields the same and holds one frame.
+        """
         import pandas as pd
 
-        frames, layers = self.cycles_by_stage.shape
+        return pd.concat(self._layers_of_frames(), ignore_index=True)
+
+    def _layers_of_frames(self) -> Iterator[pd.DataFrame]:
+        """Yield the rows of `layers` frame by frame."""
+        import pandas as pd
+
         pixels = np.array([layer.out_pixels for layer in self.network])
-        table = pd.DataFrame(
-            {
-                "name": np.tile([layer.label for layer in self.network], frames),
-                "frame": np.repeat(np.arange(frames), layers),
-                "cycles": self.cycles_by_stage.ravel(),
-            }
-        )
-        for column in ("array_cycles", "tiles", "active_tiles", "passes", "macs", "computed_macs", "dense_macs"):
-            table[column] = self.work[:, :, W[column]].ravel()
-        table["density"] = (self.work[:, :, W["active_pixels"]] / pixels).ravel()
-        table["effective_density"] = (self.work[:, :, W["computed_pixels"]] / pixels).ravel()
-        for column in ("dram_read_bytes", "dram_write_bytes", "weight_read_bytes", "gate_read_bytes"):
-            table[column] = self.work[:, :, W[column]].ravel()
-        bytes_moved = table["dram_read_bytes"] + table["dram_write_bytes"]
-        table["macs_per_dram_byte"] = table["computed_macs"] / bytes_moved.clip(
-            lower=1
-        )  # where it stands on a roofline
-        table["macs_per_cycle"] = table["computed_macs"] / table["cycles"].clip(lower=1)  # and how high
-        for number, cause in enumerate(CAUSES):
-            table[f"cause_{cause}"] = self.causes_by_stage[:, :, number].ravel()
-        return table
+        names = [layer.label for layer in self.network]
+        for frame, one in enumerate(self.cost.each_frame()):
+            table = pd.DataFrame({"name": names, "frame": frame} | self._counts(one.cycles, one.work))
+            table["density"] = one.work[:, W["active_pixels"]] / pixels
+            table["effective_density"] = one.work[:, W["computed_pixels"]] / pixels
+            for column in BYTES:
+                table[column] = one.work[:, W[column]]
+            bytes_moved = table["dram_read_bytes"] + table["dram_write_bytes"]
+            table["macs_per_dram_byte"] = table["computed_macs"] / bytes_moved.clip(
+                lower=1
+            )  # where it stands on a roofline
+            table["macs_per_cycle"] = table["computed_macs"] / table["cycles"].clip(lower=1)  # and how high
+            for number, cause in enumerate(CAUSES):
+                table[f"cause_{cause}"] = one.causes[:, number]
+            yield table
+
+    def _counts(self, cycles: NDArray[np.int64], work: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Return the columns that `layers` and `by_frame` begin with."""
+        return {"cycles": cycles} | {column: work[:, W[column]] for column in COUNTS}
 
     @cached_property
     def by_frame(self) -> pd.DataFrame:
         """One row per frame: sums of the counts of `layers`, latency in milliseconds, energy in microjoules."""
-        counts = self.layers.drop(
-            columns=["name", "density", "effective_density", "macs_per_dram_byte", "macs_per_cycle"]
-        )
-        table = counts.groupby("frame").sum()
+        import pandas as pd
+
+        cost = self.cost
+        columns = self._counts(cost.cycles_by_frame, cost.work_by_frame)
+        columns |= {column: cost.work_by_frame[:, W[column]] for column in BYTES}
+        columns |= {f"cause_{cause}": cost.causes_by_frame[:, number] for number, cause in enumerate(CAUSES)}
+        table = pd.DataFrame(columns).rename_axis("frame")
         table["latency_ms"] = table["cycles"] / self.hardware.clock_hz * 1e3
-        energy = map(self._energy_of, self.work.sum(axis=1), self.cycles_by_stage.sum(axis=1).tolist())
+        energy = map(self._energy_of, cost.work_by_frame, cost.cycles_by_frame.tolist())
         table["energy_uj"] = [sum(parts.values()) for parts in energy]
         return table
 
@@ -202,11 +226,11 @@ class Report:
         """One row per core: cycles by cause over the clip; they sum to the clip's on every core."""
         import pandas as pd
 
-        if self.causes_by_core is None:
+        if self.cost.causes_by_core is None:
             raise InputError(
                 f"report: {self.hardware.name!r} is a measured processor, which has no cores of this model"
             )
-        return pd.DataFrame(self.causes_by_core, columns=list(CAUSES)).rename_axis("core")
+        return pd.DataFrame(self.cost.causes_by_core, columns=list(CAUSES)).rename_axis("core")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -214,7 +238,7 @@ class Report:
 
     def layer_rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows of `layers` as plain data, so that a long clip's need not be held at once."""
-        for _, frame in self.layers.groupby("frame"):
+        for frame in self._layers_of_frames():
             yield from _rows(frame)
 
     def summary(self) -> dict[str, Any]:
@@ -232,7 +256,7 @@ class Report:
             "mac_reduction": self.mac_reduction,
             "realised": self.realised,
             "causes": self.causes,
-            "causes_by_core": [] if self.causes_by_core is None else self.by_core.to_dict("records"),
+            "causes_by_core": [] if self.cost.causes_by_core is None else self.by_core.to_dict("records"),
             "energy_uj": self.energy,
             "by_frame": _rows(self.by_frame.reset_index()),
         }

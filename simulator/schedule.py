@@ -15,6 +15,7 @@ from skipsim.simulator.baseline import WHOLE_MAP, dense_tile
 from skipsim.simulator.lowering import lower
 from skipsim.simulator.plan import Tile, Tiling, Traffic, plan, plan_arrays
 from skipsim.simulator.residency import addresses, dense_traffic, gated_traffic, reference_traffic
+from skipsim.simulator.shapes import Shapes, shapes_of
 from skipsim.simulator.tiles import Tiles
 from skipsim.simulator.workspace import Workspace
 from skipsim.traces.layer import Layer
@@ -41,7 +42,7 @@ class Schedule:
             return self._whole
         if self.trace.reference(frame):
             return self._renewed
-        return lower(self.trace.frame_bits(frame), self._offsets, *self._arrays, self._bases, workspace)
+        return lower(self.trace.frame_bits(frame), self._offsets, *self._arrays, self._bases, workspace, self._shapes)
 
     def same_as(self, frame: int) -> int | None:
         """Return which earlier frame has the same table for certain, if any: frames without masks are all alike."""
@@ -49,6 +50,10 @@ class Schedule:
             return 0 if frame else None
         first = self.trace.reference_frames[0] if self.trace.reference_frames else frame
         return first if self.trace.reference(frame) and frame != first else None
+
+    def has_twins(self, frame: int) -> bool:
+        """Whether later frames may have the same table as this one: see `same_as`."""
+        return frame == 0 if not self._differs else frame in self.trace.reference_frames[:1]
 
     @cached_property
     def _differs(self) -> bool:
@@ -66,6 +71,10 @@ class Schedule:
     @cached_property
     def _arrays(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
         return self._planned(self.sizes, self.traffic)
+
+    @cached_property
+    def _shapes(self) -> Shapes:
+        return shapes_of(*self._arrays)
 
     @cached_property
     def _whole(self) -> Tiles:

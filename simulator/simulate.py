@@ -13,13 +13,13 @@ from skipsim.hwmodels.hardware import Hardware, load_hardware
 from skipsim.simulator import fast, reference
 from skipsim.simulator.baseline import WHOLE_MAP
 from skipsim.simulator.best_tiles import best_tiles
+from skipsim.simulator.clip_cost import clip_cost
 from skipsim.simulator.counters import Counters
 from skipsim.simulator.plan import Tile, Tiling
 from skipsim.simulator.processor import simulate_processor
 from skipsim.simulator.report import Report
 from skipsim.simulator.schedule import Schedule, dense_schedule, gated_schedule, tile_name
-from skipsim.simulator.tiles import Machine, Tiles, machine
-from skipsim.simulator.workspace import Workspace
+from skipsim.simulator.tiles import Machine, Tiles
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
 
@@ -129,28 +129,13 @@ def _fastest_tile(trace: Trace, hardware: Hardware) -> Tile:
 
 
 def cycles_of(schedule: Schedule) -> NDArray[np.int64]:
-    """Return cycles [frames, layers] of a schedule."""
-    return _report(schedule, "", "fast", None).cycles_by_stage
+    """Return cycles [layers] of a schedule, summed over the frames that are not reference frames."""
+    cost = clip_cost(schedule, fast.run)
+    references = schedule.trace.reference_frames
+    return cost.cycles_by_layer - (len(references) * cost.frame(references[0]).cycles if references else 0)
 
 
 def _report(schedule: Schedule, tile: str, engine: str, baseline: Report | None) -> Report:
-    run, resolved, workspace = ENGINES[engine], machine(schedule.hardware), Workspace()
-    cycles: list[NDArray[np.int64]] = []
-    causes: list[NDArray[np.int64]] = []
-    work: list[NDArray[np.int64]] = []
-    cores: list[NDArray[np.int64]] = []
-    for frame in range(schedule.trace.frames):
-        twin = schedule.same_as(frame)
-        if twin is None:
-            tiles = schedule.tiles(frame, workspace)
-            counters = run(tiles, resolved)
-            by_core = counters.causes.sum(axis=0)
-            results = counters.end - counters.begin, counters.causes.sum(axis=1), tiles.work, by_core
-        else:
-            results = cycles[twin], causes[twin], work[twin], cores[twin]
-        for column, result in zip((cycles, causes, work, cores), results, strict=True):
-            column.append(result)
     return Report(
-        schedule.hardware, schedule.trace.layers, tile, np.array(cycles), np.array(causes), np.array(work), baseline,
-        np.sum(cores, axis=0),
+        schedule.hardware, schedule.trace.layers, tile, clip_cost(schedule, ENGINES[engine]), baseline
     )  # fmt: skip
