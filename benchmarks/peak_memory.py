@@ -8,8 +8,10 @@
 Memory is the largest resident set of any one process (wait4). This script imports nothing large, because a process
 that is started counts what its parent held before.
 
-Measured on two virtual cores of a quiet machine (AMD EPYC, model 17): a small trace 1.5 s; ResNet-50 1.5 s and
-234 MB; HRNet-W32, 40 frames 2.3 s and 249 MB, 160 frames 4.4 s and 282 MB: 0.3 MB a frame, the report's own numbers.
+Measured on two virtual cores of a quiet machine (AMD EPYC, model 17): a small trace 1.2 s; ResNet-50 1.5 s and
+240 MB; HRNet-W32, 40 frames 1.3 s and 221 MB, 200 frames 1.4 s and 223 MB, 5000 frames 3.5 s and 231 MB; 1000 frames
+with a row per layer and frame as JSON 21 s and 263 MB; 100 machines 14 s. Before only sums were kept, 0.27 MB a frame
+were added.
 
 Run by hand: .venv/bin/python benchmarks/peak_memory.py [--machines 100] [--json FILE]
 """
