@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from skipsim import __version__
 from skipsim.errors import InputError
+from skipsim.traces import trace_files
 from skipsim.traces.agreement import Agreement
 from skipsim.traces.batch_norm import Folded
 from skipsim.traces.convert import convert, dense_copy, is_converted, left_dense, reset
@@ -182,13 +183,15 @@ def record(
 
 
 class _Memory:
-    """A TraceWriter that writes nowhere."""
+    """A TraceWriter that writes nowhere. Frames are packed at once: small arrays between large ones hold memory up."""
 
     def __init__(self, layers: tuple[Layer, ...], update: str, origin: dict[str, Any]) -> None:
+        trace_files.check_layers(layers, update)
         self._layers = layers
         self._update = update
         self._origin = origin
-        self._frames: list[Masks] = []
+        self._packer = trace_files.Packer(layers)
+        self._rows: list[trace_files.Bytes] = []
         self._references: list[int] = []
 
     def __enter__(self) -> _Memory:
@@ -198,19 +201,17 @@ class _Memory:
         return None
 
     def append(self, masks: Masks, *, reference: bool) -> None:
+        row = self._packer.pack(masks)
         if reference:
-            self._references.append(len(self._frames))
-        self._frames.append(masks)
+            trace_files.check_reference(self._layers, row, len(self._rows))
+            self._references.append(len(self._rows))
+        self._rows.append(row)
 
     def finish(self, quality: dict[str, Any], *, origin: dict[str, Any]) -> Trace:
-        return Trace.from_masks(
-            self._layers,
-            [np.stack(masks) for masks in zip(*self._frames, strict=True)],
-            update=self._update,
-            reference_frames=self._references,
-            origin=self._origin | origin,
-            quality=quality,
-        )
+        rows = np.stack(self._rows)
+        rows.flags.writeable = False
+        about = trace_files.plain(self._origin | origin)
+        return Trace(self._layers, self._update, tuple(self._references), (rows,), about, trace_files.plain(quality))
 
 
 def _prepare_models(

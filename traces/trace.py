@@ -262,11 +262,8 @@ class TraceWriter:
         self._made: list[Path] = []
         self._segments: list[Segment] = []
         self._finished = False
-        offsets = trace_files.byte_offsets(layers)
-        self._shapes = [(layer.grid_rows, layer.grid_cols) for layer in layers]
-        self._starts = [8 * offset for offset in offsets[:-1]]
-        self._bits = np.zeros(8 * offsets[-1], np.bool_)
-        self._pending = np.zeros((segment_frames, offsets[-1]), np.uint8)
+        self._packer = trace_files.Packer(layers)
+        self._pending = np.zeros((segment_frames, self._packer.bytes_per_frame), np.uint8)
         self._pending_frames = 0
         self._pending_reference: list[int] = []
 
@@ -277,12 +274,7 @@ class TraceWriter:
 
     def append(self, masks: Sequence[Mask], *, reference: bool) -> None:
         """Append one frame: a bool array [grid_rows, grid_cols] per layer, all True on a reference frame."""
-        if len(masks) != len(self._layers):
-            raise InputError(f"masks: one array per layer is needed, {len(self._layers)}, got {len(masks)}")
-        for layer, mask, shape, start in zip(self._layers, masks, self._shapes, self._starts, strict=True):
-            trace_files.check_mask(layer, mask, shape)
-            self._bits[start : start + mask.size] = mask.ravel()
-        self.append_packed(np.packbits(self._bits), reference=reference)
+        self.append_packed(self._packer.pack(masks), reference=reference)
 
     def append_packed(self, row: Bytes, *, reference: bool) -> None:
         """Append one frame whose masks are packed already, as `Trace.packed` returns them."""

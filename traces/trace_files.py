@@ -88,6 +88,27 @@ def check_mask(layer: Layer, mask: Mask, shape: tuple[int, ...]) -> None:
         )
 
 
+class Packer:
+    """Pack the masks of one frame after the other, as a trace keeps them."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        offsets = byte_offsets(layers)
+        self.bytes_per_frame = offsets[-1]
+        self._layers = tuple(layers)
+        self._shapes = [(layer.grid_rows, layer.grid_cols) for layer in layers]
+        self._starts = [8 * offset for offset in offsets[:-1]]
+        self._bits = np.zeros(8 * offsets[-1], np.bool_)
+
+    def pack(self, masks: Sequence[Mask]) -> Bytes:
+        """Return a frame's masks, a bool array [grid_rows, grid_cols] per layer, as one row of bytes."""
+        if len(masks) != len(self._layers):
+            raise InputError(f"masks: one array per layer is needed, {len(self._layers)}, got {len(masks)}")
+        for layer, mask, shape, start in zip(self._layers, masks, self._shapes, self._starts, strict=True):
+            check_mask(layer, mask, shape)
+            self._bits[start : start + mask.size] = mask.ravel()
+        return np.packbits(self._bits)
+
+
 def check_reference(layers: Sequence[Layer], row: Bytes, frame: int, where: str = "") -> None:
     """Check that the packed masks of a reference frame compute everything."""
     for layer, start in zip(layers, byte_offsets(layers), strict=False):
