@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from skipsim.hwmodels.anchor import Anchor
 from skipsim.hwmodels.fit import significant
 from skipsim.hwmodels.hardware import Hardware
+from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.hwmodels.kernels import Step
-from skipsim.simulator.processor import copies_ns, network_bytes, shape_of
+from skipsim.simulator.processor import copies_ns, network_bytes
 from skipsim.simulator.simulate import simulate
 from skipsim.traces.layer import Layer
 from skipsim.traces.trace import Trace
@@ -77,7 +78,7 @@ def make_anchor(times: NetworkTimes, hardware: Hardware, source: str) -> Anchor:
     traces = [trace_of(layers, frame.masks) for frame in times.gated]
     dense = simulate(traces[0], bare, dense=True)
     reports = [simulate(trace, bare, tile=blocks) for trace in traces]
-    names = [shape_of(layer).name for layer in layers]
+    names = [LayerShape.of(layer).name for layer in layers]
     counts = Counter(names)
     scales = {}
     for name in counts:
@@ -111,7 +112,7 @@ def anchor_network(
 
     processor = hardware.processor
     assert processor is not None, "only for measured machines"
-    shapes = [shape_of(layer) for network in networks.values() for layer in network.layers]
+    shapes = [LayerShape.of(layer) for network in networks.values() for layer in network.layers]
     unknown = [shape for shape in dict.fromkeys(shapes) if shape.name not in processor.dense_layers_ns]
     if unknown:
         rows = measure_dense(unknown, "dense_layer", Plan(passes=repeats), say).itertuples()

@@ -21,7 +21,6 @@ from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.hwmodels.kernels import Step
 from skipsim.hwmodels.processor import Processor
 from skipsim.hwmodels.step_work import predict_step
-from skipsim.simulator.processor import shape_of
 from skipsim.simulator.simulate import simulate
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def _masks(timed: TimedNetwork) -> Iterator[tuple[str, Masks]]:
 
 def predict_kernels(timed: TimedNetwork, masks: Masks, processor: Processor) -> Times:
     """Predict the time of every kernel of a frame with these masks, which need not have run, ns, in order."""
-    shapes = {layer.label: shape_of(layer) for layer in timed.layers}
+    shapes = {layer.label: LayerShape.of(layer) for layer in timed.layers}
     footprint = _footprint_bytes(list(shapes.values()), timed.macs(masks) / sum(layer.macs for layer in timed.layers))
     return np.array(
         [

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 from torch.utils import mkldnn
 
+from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.hwmodels.kernels import (
     ActivePixels,
     Convolution,
@@ -45,7 +46,6 @@ from skipsim.hwmodels.kernels import (
     pack,
 )
 from skipsim.hwmodels.kernels.torch_path import PATHS, gather_convolve_scatter
-from skipsim.simulator.processor import shape_of
 from skipsim.traces.layer import Layer
 from skipsim.traces.record import network_layers
 
@@ -284,7 +284,7 @@ def bench_threads(layers: tuple[Layer, ...], rounds: int) -> list[dict[str, Any]
             Program([chosen]).run()
             program = Program([convolve(case.packed, case.x, case.y, active)])
             wall = {count: least_wall_us(program, count, rounds) for count in (1, *counts)}
-            rows.append({"layer": label(layer), "class": shape_of(layer).kind, "density": density, "us": wall})
+            rows.append({"layer": label(layer), "class": LayerShape.of(layer).kind, "density": density, "us": wall})
     print(f"\n{'class':12}{'density':>8}{'layers':>8}" + "".join(f"{f'{n} threads':>12}" for n in counts))
     for kind in sorted({row["class"] for row in rows}):
         for density in (0.1, 1.0):

@@ -32,11 +32,8 @@ from skipsim.simulator.workspace import Workspace
 
 LAST, INPUT, OUTPUT, UNIT, SHARED = table.LAST, table.INPUT, table.OUTPUT, table.UNIT, table.SHARED
 
-FLAGS, GROUP, INDEX, GATHER, GATHER_PORT, READ = (
-    table.R[name] for name in ("flags", "group", "index", "gather", "gather_port", "read")
-)
+FLAGS, GROUP, INDEX = (table.R[name] for name in ("flags", "group", "index"))
 WEIGHT_PORT, WEIGHT_READ, COMPUTE = (table.R[name] for name in ("weight_port", "weight_read", "compute"))
-SCATTER, SCATTER_PORT, WRITE = (table.R[name] for name in ("scatter", "scatter_port", "write"))
 
 FIRST_ROW, ROWS, LAUNCH, GATE = (table.S[name] for name in ("first_row", "rows", "launch", "gate"))
 GATE_READ, SCAN, PREFETCH_PORT, PREFETCH_READ = (
@@ -50,10 +47,10 @@ MACS, COMPUTED_MACS, DENSE_MACS, GATE_ELEMENTS, MAP_TILES, ACTIVE_TILES, PASSES,
         "active_pixels",
     )
 )  # fmt: skip
-DRAM_READ, DRAM_WRITE, WEIGHT_BYTES, GATE_BYTES, INPUT_BUFFER, WEIGHT_BUFFER, OUTPUT_BUFFER, GLOBAL_BUFFER, ARRAY = (
+DRAM_READ, WEIGHT_BYTES, GATE_BYTES, INPUT_BUFFER, WEIGHT_BUFFER, OUTPUT_BUFFER, GLOBAL_BUFFER, ARRAY = (
     table.W[name]
     for name in (
-        "dram_read_bytes", "dram_write_bytes", "weight_read_bytes", "gate_read_bytes", "input_buffer_bytes",
+        "dram_read_bytes", "weight_read_bytes", "gate_read_bytes", "input_buffer_bytes",
         "weight_buffer_bytes", "output_buffer_bytes", "global_buffer_bytes", "array_cycles",
     )
 )  # fmt: skip

@@ -97,7 +97,7 @@ def simulate_processor(trace: Trace, hardware: Hardware, tile: Tile | Tiling | s
     assert processor is not None, "only for machines with a [processor]"
     _check(trace, hardware)
     footprint = processor.footprint_bytes or network_bytes(trace.layers)
-    anchor = anchor_of(processor.anchors, map(shape_of, trace.layers))
+    anchor = anchor_of(processor.anchors, map(LayerShape.of, trace.layers))
     whole = [dense_stages(layer, processor, footprint, trace.frames, anchor) for layer in trace.layers]
     baseline = _report(hardware, trace, "dense", whole, None)
     if dense:
@@ -124,13 +124,8 @@ def _best_tiling(trace: Trace, sizes: list[Tile], stages: list[list[Stages]]) ->
 
 def network_bytes(layers: tuple[Layer, ...]) -> float:
     """Return what a network touches between two uses of the same byte: weights, inputs, references and outputs."""
-    shapes = [shape_of(layer) for layer in layers]
+    shapes = [LayerShape.of(layer) for layer in layers]
     return float(sum(shape.weight_bytes + 2 * shape.in_bytes + shape.out_bytes for shape in shapes))
-
-
-def shape_of(layer: Layer) -> LayerShape:
-    """Return a layer's geometry as kernels take it."""
-    return LayerShape.of(layer)
 
 
 def causes_ns(work: Work, cost: Cost, residency: Residency) -> NDArray[np.float64]:
@@ -148,7 +143,7 @@ def dense_stages(
 
     With an anchor, all of them together take what the dense network took.
     """
-    shape = shape_of(layer)
+    shape = LayerShape.of(layer)
     residency, work = residency_of(shape, processor.peaks, footprint_bytes), dense_work(shape, frames)
     causes = causes_ns(work, cost_of(processor.dense, shape, "dense"), residency)
     measured = processor.dense_layers_ns.get(shape.name)
@@ -170,7 +165,7 @@ def gated_stages(
     anchor: Anchor | None = None,
 ) -> Stages:
     """Return a gated layer on every frame: gate, then the kernel on the tiles that its mask touches."""
-    shape = shape_of(layer)
+    shape = LayerShape.of(layer)
     tile = min(tile[0], layer.out_rows), min(tile[1], layer.out_cols)
     residency = residency_of(shape, processor.peaks, footprint_bytes)
     tiles = coarsen(masks, shape, (layer.block_rows, layer.block_cols), tile)
@@ -195,7 +190,7 @@ def every_position_ms(layers: tuple[Layer, ...], hardware: Hardware) -> float:
     processor = hardware.processor
     assert processor is not None, "only for machines with a [processor]"
     footprint = processor.footprint_bytes or network_bytes(layers)
-    anchor = anchor_of(processor.anchors, map(shape_of, layers))
+    anchor = anchor_of(processor.anchors, map(LayerShape.of, layers))
     spent_ns = 0.0
     for layer in layers:
         if layer.gate == "none":
@@ -291,7 +286,7 @@ def copies_ns(trace: Trace, processor: Processor, footprint_bytes: float) -> NDA
     """Return what copying every layer's computed outputs would take, [frames]: what sums between layers grow like."""
     spent = np.zeros(trace.frames)
     for number, layer in enumerate(trace.layers):
-        shape, block = shape_of(layer), (layer.block_rows, layer.block_cols)
+        shape, block = LayerShape.of(layer), (layer.block_rows, layer.block_cols)
         where = residency_of(shape, processor.peaks, footprint_bytes)
         touched = Touched.of(tile_pixels(trace.masks(number), shape, block), layer.out_channels * FLOAT_BYTES)
         work = combine_work(layer.out_channels, 1, touched)

@@ -193,10 +193,8 @@ class Report:
             table["effective_density"] = one.work[:, W["computed_pixels"]] / pixels
             for column in BYTES:
                 table[column] = one.work[:, W[column]]
-            bytes_moved = table["dram_read_bytes"] + table["dram_write_bytes"]
-            table["macs_per_dram_byte"] = table["computed_macs"] / bytes_moved.clip(
-                lower=1
-            )  # where it stands on a roofline
+            bytes_moved = (table["dram_read_bytes"] + table["dram_write_bytes"]).clip(lower=1)
+            table["macs_per_dram_byte"] = table["computed_macs"] / bytes_moved  # where it stands on a roofline
             table["macs_per_cycle"] = table["computed_macs"] / table["cycles"].clip(lower=1)  # and how high
             for number, cause in enumerate(CAUSES):
                 table[f"cause_{cause}"] = one.causes[:, number]

@@ -15,17 +15,9 @@ from numpy.typing import NDArray
 from skipsim.compiled import compiled, inlined
 from skipsim.simulator import tiles as table
 from skipsim.simulator.streams import DRAM_BYTES, MOVES, add_window, tile_bounds
-from skipsim.simulator.tile_row import INPUT_MAP, REFERENCE, REGIONS, Part, fill_tile
+from skipsim.simulator.tile_row import INPUT_MAP, REFERENCE, REGIONS, ROW_PART, WORK_PART, Part, fill_tile
 
-# A row that is ready: columns of the table's row, then what the tile adds to the stage's work.
-ROW_PART = tuple(table.R[name] for name in ("gather", "gather_port", "read", "scatter", "scatter_port", "write"))
-WORK_PART = tuple(
-    table.W[name]
-    for name in (
-        "dram_read_bytes", "dram_write_bytes", "input_buffer_bytes", "output_buffer_bytes", "global_buffer_bytes",
-        "gate_elements", "descriptors", "segments",
-    )
-)  # fmt: skip
+# A row that is ready: columns of the table's row, then what the tile adds to the stage's work, then two sums.
 FIRST_WORK = len(ROW_PART)
 PIXELS = FIRST_WORK + len(WORK_PART)  # output positions of the tile
 WINDOW = PIXELS + 1  # DRAM bytes of all input channels' windows

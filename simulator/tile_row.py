@@ -20,16 +20,17 @@ from skipsim.simulator.streams import (
     port_cycles,
 )
 
-GATHER, GATHER_PORT, READ, SCATTER, SCATTER_PORT, WRITE = (
-    table.R[name] for name in ("gather", "gather_port", "read", "scatter", "scatter_port", "write")
-)
-DRAM_READ, DRAM_WRITE, INPUT_BUFFER, OUTPUT_BUFFER, GLOBAL_BUFFER, GATE_ELEMENTS, DESCRIPTORS, PIECES = (
+# What a tile fills in: these columns of its row, and these of its stage's work.
+ROW_PART = tuple(table.R[name] for name in ("gather", "gather_port", "read", "scatter", "scatter_port", "write"))
+WORK_PART = tuple(
     table.W[name]
     for name in (
         "dram_read_bytes", "dram_write_bytes", "input_buffer_bytes", "output_buffer_bytes", "global_buffer_bytes",
         "gate_elements", "descriptors", "segments",
     )
 )  # fmt: skip
+GATHER, GATHER_PORT, READ, SCATTER, SCATTER_PORT, WRITE = ROW_PART
+DRAM_READ, DRAM_WRITE, INPUT_BUFFER, OUTPUT_BUFFER, GLOBAL_BUFFER, GATE_ELEMENTS, DESCRIPTORS, PIECES = WORK_PART
 
 # Where a layer's data begin.
 REGIONS = ("input", "reference", "output", "next_reference", "delta", "weights")
