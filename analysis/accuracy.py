@@ -18,11 +18,10 @@ there are left out, and named.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from functools import lru_cache, partial
 from io import StringIO
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,125 +30,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipsim.analysis.accuracy_points import (
+    AS_TRAINED,
+    CAMERAS,
+    CLIPS,
+    NARROW,
+    NETWORKS,
+    POINTS_ALLOWED,
+    SAMPLED,
+    SEEDS,
+    SEEDS_OF,
+    THRESHOLDS,
+    Point,
+    candidates,
+    families,
+    scored_on,
+)
 from skipsim.analysis.inputs.gated_network import Gating, gated_network
 from skipsim.analysis.sampled_clips import Watched, difference_interval
 from skipsim.analysis.tune import chosen, search
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.traces.models import MODELS, WEIGHTS
-
-AS_TRAINED = "gumbel_as_trained"  # the method whose threshold nobody chooses: what a user gets who says none
-POINTS_ALLOWED = 0.5  # of the strict metric, in points of 100
-CAMERAS = ("static", "pan")
-SEEDS = (0, 1, 2)
-NETWORKS = {"pose": "pose_small", "detection": "detection_small"}
-NARROW = {"pose": "pose_narrow"}
-CLIPS = {  # clips of each camera, frames of each clip, how many clips of the split lie before them
-    ("pose", "train"): (16, 10, 0),
-    ("pose", "validation"): (24, 8, 0),
-    ("pose", "choice"): (60, 10, 1000),
-    ("pose", "test"): (20, 10, 0),  # of older rows: their scores were known while methods still changed
-    ("pose", "fresh"): (60, 10, 5000),  # nobody had seen theirs
-    ("pose", "sure"): (100, 10, 3000),
-    ("pose", "many"): (200, 10, 8000),
-    ("detection", "train"): (12, 10, 0),
-    ("detection", "validation"): (12, 8, 0),  # a frame takes three times as long
-    ("detection", "choice"): (24, 10, 1000),
-    ("detection", "test"): (20, 10, 0),
-    ("detection", "fresh"): (24, 10, 5000),
-    ("detection", "sure"): (72, 10, 3000),
-    ("detection", "many"): (120, 10, 8000),
-}
-SAMPLED = ("sure", "many")  # splits whose losses have an interval
-# The split of datasets.SPLITS that clips are drawn from, where it is another.
-SEEDS_OF = {"choice": "validation", "sure": "validation", "fresh": "test", "many": "test"}
-MAIN = (("gumbel", 1), (AS_TRAINED, 1), ("tuned", 1), ("gumbel", 4), (AS_TRAINED, 4), ("tuned", 4))
-BLOCKS = (1, 2, 4, 8, 16)
-THRESHOLDS = {
-    "tuned": (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0),  # MAC reduction of gated frames that is aimed at
-    "input_norm": (0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.17, 0.22),
-    "output_norm": (0.45, 0.6, 0.75, 1.0, 1.25, 1.6, 2.0, 2.6, 3.4),
-    "gumbel": (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5),  # of the logits; 0 as trained, on the magnitude of the change
-    "gumbel_residual": (-0.5, 0.0, 0.5),  # on the signed change, as the method has it
-    "gumbel_frame": (-0.5, 0.0, 0.5),  # on the frame: the method's own ablation
-}
-
-# Ladders of their own, by task and the clips that a threshold is chosen on. Depthwise layers and the channel gates of
-# squeeze and excitation bear much less than HRNet's layers; where more clips are seen, near thresholds are told apart.
-FINER: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
-    ("detection", "validation"): {
-        "input_norm": (0.003, 0.005, 0.007, 0.01, 0.014, 0.02, 0.03, 0.04, 0.05),
-        "output_norm": (0.003, 0.007, 0.015, 0.03, 0.06, 0.1, 0.15, 0.25, 0.45),
-    },
-    ("pose", "sure"): {
-        "tuned": (2.0, 2.5, 3.0, 3.25, 3.5, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0),
-        "gumbel": (-3.0, -2.5, -2.0, -1.75, -1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.0),
-    },
-}
-
-
-@dataclass(frozen=True)
-class Point:
-    """One way to run one network: a row of the table, but for what it reached."""
-
-    task: str
-    seed: int
-    method: str
-    block: int = 1
-    threshold: float | None = None
-    update: str = "recompute"
-    reset_every: int = 0
-    share: str = "layer"
-    camera: str = "static"
-    split: str = "validation"
-
-    def key(self) -> tuple[str, ...]:
-        """Return what tells it from all others, as the file writes it."""
-        return tuple("" if value is None else str(value) for value in asdict(self).values())
-
-
-def families(task: str) -> Iterator[Point]:
-    """Return one point per way of gating, its threshold still to be chosen; validation clips, static camera."""
-    for seed, (method, block) in product(SEEDS, MAIN):
-        yield Point(task, seed, method, block, split="sure")
-    for block, method in product((1, 4, 8), ("tuned", "input_norm", "gumbel", AS_TRAINED)):
-        yield Point(task, 0, method, block, split=chosen_on(method))
-    for every in (2, 3, 4):
-        yield Point(task, 0, "hold", reset_every=every)
-    for size in (0.75, 0.5, 0.875, 0.625):
-        yield Point(task, 0, "resolution", threshold=size)
-    yield Point(task, 0, "input_norm", 4, share="network")
-    yield Point(task, 0, "narrow")
-    for block in (4, 1, 8, 2, 16):
-        yield Point(task, 0, "output_norm", block)
-    for update, reset in product(("previous", "accumulate", "recompute"), (0, 4, 8)):
-        if (update, reset) != ("recompute", 0):
-            yield Point(task, 0, "input_norm", 4, update=update, reset_every=reset)
-    for block, method in product((2, 16), ("tuned", "input_norm")):
-        yield Point(task, 0, method, block, split=chosen_on(method))
-    for share, block in (("block", 4), ("block", 1), ("network", 1)):
-        yield Point(task, 0, "input_norm", block, share=share)
-    for method in ("gumbel_residual", "gumbel_frame"):
-        yield Point(task, 0, method, 4, split=chosen_on(method))
-    for seed, block, method in product(SEEDS[1:], (1, 4, 8), ("tuned", "input_norm", "gumbel")):
-        if (method, block) not in MAIN:
-            yield Point(task, seed, method, block, split=chosen_on(method))
-
-
-def chosen_on(method: str) -> str:
-    """Return the clips on which a method's threshold is chosen: more of them where the method has more freedom."""
-    return "choice" if method == "tuned" or method.startswith("gumbel") else "validation"
-
-
-def scored_on(point: Point) -> str:
-    """Return the clips on which a way of gating is scored, which nobody had seen before it was chosen."""
-    return "many" if point.split == "sure" else "fresh"
-
-
-def candidates(family: Point) -> list[Point]:
-    """Return a family's points, one per threshold that may be chosen."""
-    ladder = {**THRESHOLDS, **FINER.get((family.task, family.split), {})}.get(family.method, ())
-    return [replace(family, threshold=threshold) for threshold in ladder] or [family]
 
 
 class Bench:

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from skipsim.analysis.accuracy import AS_TRAINED, CAMERAS, POINTS_ALLOWED, read_rows
+from skipsim.analysis.accuracy import read_rows
+from skipsim.analysis.accuracy_points import AS_TRAINED, CAMERAS, POINTS_ALLOWED
 from skipsim.analysis.figures.style import (
     BLUE,
     GREEN,

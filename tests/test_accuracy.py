@@ -14,17 +14,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from skipsim.analysis import accuracy
-from skipsim.analysis.accuracy import (
+from skipsim.analysis.accuracy import Bench, Table, read_rows, run
+from skipsim.analysis.accuracy_points import (
+    AS_TRAINED,
     BLOCKS,
+    CLIPS,
     NETWORKS,
     POINTS_ALLOWED,
-    Bench,
+    SEEDS_OF,
+    THRESHOLDS,
     Point,
-    Table,
     candidates,
     families,
-    read_rows,
-    run,
+    scored_on,
 )
 from skipsim.analysis.accuracy_report import SCORED, describe, scored_rows
 from skipsim.analysis.tune import chosen
@@ -47,9 +49,7 @@ def test_every_axis_of_the_experiment_is_there() -> None:
     assert forms == {(update, reset) for update in ("recompute", "accumulate", "previous") for reset in (0, 4, 8)}
     assert {"hold", "resolution", "narrow"} <= {point.method for point in points}
     assert {point.share for point in points} == {"layer", "block", "network"}
-    assert {one.threshold for one in candidates(Point("pose", 0, "input_norm"))} == set(
-        accuracy.THRESHOLDS["input_norm"]
-    )
+    assert {one.threshold for one in candidates(Point("pose", 0, "input_norm"))} == set(THRESHOLDS["input_norm"])
 
 
 def test_a_second_run_measures_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_gates_trained_alone_run_on_the_network_of_their_seed(tmp_path: Path, mo
         header = json.loads(file.metadata()[key]) | {"network": weights_hash(model)}
     save_file(load_file(shipped), tmp_path / name, {key: json.dumps(header)})
     monkeypatch.setattr(accuracy, "CLIPS", {("pose", "validation"): (1, 3, 0)})
-    row = Bench(tmp_path).measure(Point("pose", 1, accuracy.AS_TRAINED, 4))
+    row = Bench(tmp_path).measure(Point("pose", 1, AS_TRAINED, 4))
     assert row["mac_reduction"] > 1
     assert row["dense_score"] == Bench(tmp_path).measure(Point("pose", 1, "hold", reset_every=1))["score"]
 
@@ -146,13 +146,13 @@ def test_the_strict_choice_takes_the_upper_end_of_the_interval() -> None:
     assert len({point.key() for point in points}) == len(points)
     strict = [point for point in points if point.split == "sure"]
     assert {(point.seed, point.method) for point in strict} == {
-        (seed, method) for seed in (0, 1, 2) for method in ("tuned", "gumbel", accuracy.AS_TRAINED)
+        (seed, method) for seed in (0, 1, 2) for method in ("tuned", "gumbel", AS_TRAINED)
     }
-    assert {accuracy.scored_on(point) for point in strict} == {"many"}
+    assert {scored_on(point) for point in strict} == {"many"}
 
 
 def test_a_main_row_has_the_interval_of_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(accuracy.CLIPS, ("detection", "sure"), (2, 2, 3000))
+    monkeypatch.setitem(CLIPS, ("detection", "sure"), (2, 2, 3000))
     bench = Bench(None)
     exact = bench.measure(Point("detection", 0, "input_norm", 4, threshold=0.0, split="sure"))
     assert (exact["drop_points"], exact["drop_low"], exact["drop_high"]) == pytest.approx((0, 0, 0), abs=0.01)
@@ -161,7 +161,7 @@ def test_a_main_row_has_the_interval_of_its_loss(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_main_row_of_pose_has_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(accuracy.CLIPS, ("pose", "sure"), (2, 2, 3000))
+    monkeypatch.setitem(CLIPS, ("pose", "sure"), (2, 2, 3000))
     blind = Bench(None).measure(Point("pose", 0, "resolution", threshold=0.5, split="sure"))
     assert 10 < blind["drop_low"] <= blind["drop_points"] <= blind["drop_high"]
 
@@ -205,7 +205,7 @@ def test_every_scored_row_was_chosen_on_other_clips() -> None:
     best = {family: chosen(tried, POINTS_ALLOWED)["threshold"] for family, tried in ladders.items()}
     scored = set()
     for found in rows:
-        if found["split"] in SCORED and found["method"] in accuracy.THRESHOLDS:
+        if found["split"] in SCORED and found["method"] in THRESHOLDS:
             family = (*(found[name] for name in names), str(found["split"] == "many"))
             assert found["threshold"] == best[family]
             scored.add(family)
@@ -216,8 +216,8 @@ def test_every_scored_row_was_chosen_on_other_clips() -> None:
 def test_no_clip_has_two_uses() -> None:
     for task in NETWORKS:
         used: set[int] = set()
-        for (of, split), (count, _, first) in accuracy.CLIPS.items():
+        for (of, split), (count, _, first) in CLIPS.items():
             if of == task:
-                seeds = set(SPLITS[accuracy.SEEDS_OF.get(split, split)][first : first + 2 * count])
+                seeds = set(SPLITS[SEEDS_OF.get(split, split)][first : first + 2 * count])
                 assert not used & seeds
                 used |= seeds
