@@ -195,7 +195,7 @@ def _clip(network: str, name: str, frames: int | None, size: tuple[int, int] | N
     from skipsim.traces.models import MODELS
 
     usual = MODELS.get(network)
-    return load_clip(name, frames, size or ((usual.rows, usual.cols) if usual else None))
+    return load_clip(name, frames, size, (usual.rows, usual.cols) if usual else None)
 
 
 def write_thresholds(path: Path, tuned: Tuned) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -128,6 +129,14 @@ def test_jhmdb_missing_and_damaged_files_fail_well(jhmdb):
         jhmdb_videos(str(jhmdb), "1", "tests")
     with pytest.raises(InputError, match=r"splits: holds no CLASS_test_split1\.txt"):
         jhmdb_videos(str(jhmdb / "splits"), "1", "test")
+    for content in (b"first.avi\n", b"\xff\xfe\x00 1\x00\n"):
+        (jhmdb / "splits/run_test_split1.txt").write_bytes(content)
+        with pytest.raises(InputError, match=r"run_test_split1\.txt, line 1: must be VIDEO\.avi and 0, 1 or 2, got"):
+            jhmdb_videos(str(jhmdb), "1", "test")
+    for file in (jhmdb / "splits").glob("*1.txt"):
+        file.write_text("first.avi 0\n")
+    with pytest.raises(InputError, match="splits: no list names a video of part 'test' in split 1"):
+        jhmdb_videos(str(jhmdb), "1", "test")
     (jhmdb / "splits/run_test_split1.txt").write_text("first.avi\n")
     with pytest.raises(InputError, match=r"run_test_split1\.txt, line 1: must be VIDEO\.avi and 0, 1 or 2, got"):
         jhmdb_videos(str(jhmdb), "1", "test")
@@ -185,6 +194,11 @@ def test_uavdt_wrong_files_fail_well(uavdt):
         ("3,1,2,3,10,8,1,1,1", r"M0203_gt_whole\.txt, line 1: frame must be 1\.\.2, as many as there are, got 3"),
         ("1,1,2,3,10,8", "line 1: must hold 9 numbers with commas between, got '1,1,2,3,10,8'"),
         ("1,1,2,three,10,8,1,1,1", "line 1: must hold 9 numbers"),
+        ("1.5,1,2,3,10,8,1,1,1", r"line 1: frame must be 1\.\.2, as many as there are, got 1\.5"),
+        ("1,1,2,nan,10,8,1,1,1", "line 1: must hold 9 numbers"),
+        ("1,1,2,3,inf,8,1,1,1", "line 1: must hold 9 numbers"),
+        ("1,1,2,3,10,8,1,1,nan", "line 1: must hold 9 numbers"),
+        ("1,1,2,3,10,8,1,1,1.5", r"category must be 1 \(car\), 2 \(truck\) or 3 \(bus\), got 1\.5"),
         ("1,1,2,3,10,8,1,1,4", r"category must be 1 \(car\), 2 \(truck\) or 3 \(bus\), got 4"),
     ):
         file.write_text(text)
@@ -252,6 +266,13 @@ def test_boxes_of_an_own_video_come_from_a_file_of_one(coco):
     assert box_labels(coco / "boxes.json", 1).frame.tolist() == [0]
 
 
+def changed(table, number, **entry):
+    """Return a table of the file with another entry."""
+    entries = list(COCO[table])
+    entries[number] = entries[number] | entry
+    return {table: entries}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -260,7 +281,7 @@ def test_boxes_of_an_own_video_come_from_a_file_of_one(coco):
         ({"images": [{"id": 1}]}, "entry 0 of 'images' lacks 'video_id'"),
         (
             {"annotations": [{"image_id": 4, "category_id": 3, "bbox": [1, 2, 3]}]},
-            "annotation 0 must have a bbox of four",
+            r"entry 0 of 'annotations': bbox must be four numbers, got \[1, 2, 3\]",
         ),
         (
             {"annotations": [{"image_id": 6, "category_id": 3, "bbox": [1, 2, 3, 4]}]},
@@ -270,6 +291,30 @@ def test_boxes_of_an_own_video_come_from_a_file_of_one(coco):
             {"annotations": [{"image_id": 4, "category_id": 1, "bbox": [1, 2, 3, 4]}]},
             "annotation 0 has category 1, which",
         ),
+        ({"videos": None}, "must hold lists named images, annotations, categories; 'videos' is missing or no list"),
+        ({"videos": [1]}, "entry 0 of 'videos' lacks 'id'"),
+        ({"videos": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "name a stands twice in 'videos'"),
+        ({"categories": [*COCO["categories"], {"id": 3, "name": "bus"}]}, "id 3 stands twice in 'categories'"),
+        ({"images": [COCO["images"][0]] * 2}, "id 5 stands twice in 'images'"),
+        (changed("images", 0, frame_id=0), "images 5 and 4 are the same frame of a video"),
+        (
+            changed("images", 0, height=480),
+            r"all images of a video must have one size, 24 x 32 like image 4, got 480 x 32 of image 5",
+        ),
+        (changed("images", 0, height=0), "entry 0 of 'images': height must be a whole number of pixels >= 1, got 0"),
+        (
+            changed("images", 0, width="32"),
+            "entry 0 of 'images': width must be a whole number of pixels >= 1, got '32'",
+        ),
+        (changed("images", 1, frame_id=None), "entry 1 of 'images': frame_id must be a number, got None"),
+        (changed("images", 1, id=[4]), r"entry 1 of 'images': id must be a whole number or text, got \[4\]"),
+        (changed("images", 1, video_id={}), "entry 1 of 'images': video_id must be a whole number or text, got {}"),
+        (changed("images", 1, file_name=7), "entry 1 of 'images': file_name must be text, got 7"),
+        (changed("annotations", 0, image_id=[]), r"image_id must be a whole number or text, got \[\]"),
+        (changed("annotations", 0, category_id=None), "category_id must be a whole number or text, got None"),
+        (changed("annotations", 0, bbox=[math.nan, 2, 3, 4]), "bbox must be four numbers, got"),
+        (changed("annotations", 0, bbox=[True, 2, 3, 4]), "bbox must be four numbers, got"),
+        (changed("categories", 1, id="car"), "entry 1 of 'categories': id must be a whole number, got 'car'"),
     ],
 )
 def test_coco_entries_that_do_not_fit_fail_well(coco, change, message):
@@ -289,18 +334,38 @@ def test_coco_missing_and_damaged_files_fail_well(coco):
         coco_videos(str(coco / "absent.json"), str(coco / "pictures"))
 
 
-def test_frames_of_changing_size_fail_well_unless_a_size_is_given(coco):
-    Image.fromarray(np.zeros((ROWS, 9, 3), np.uint8)).save(coco / "pictures/street/2.png")
+@pytest.mark.parametrize("size", [None, (8, 8)])
+def test_pictures_of_another_size_than_the_labels_fail_well_even_if_they_are_resized(coco, size):
     name = f"coco:{coco / 'boxes.json'}:{coco / 'pictures'}:street"
-    with pytest.raises(InputError, match=r"all frames must have one size, 24 x 32 like the first, got 24 x 9"):
-        list(load_clip(name).frames)
-    assert len(list(load_clip(name, size=(8, 8)).frames)) == 2
+    assert len(list(load_clip(name, size=size).frames)) == 2
+    Image.fromarray(np.zeros((ROWS, 9, 3), np.uint8)).save(coco / "pictures/street/2.png")
+    with pytest.raises(
+        InputError, match=r"street/2\.png: all frames must have the size of the labels, 24 x 32, got 24 x 9"
+    ):
+        list(load_clip(name, size=size).frames)
+
+
+@pytest.mark.parametrize(("size", "usual"), [((8, 8), None), ((8, 8), (6, 6)), (None, (6, 6))])
+def test_an_own_video_of_changing_size_is_resized_only_on_request(tmp_path, size, usual):
+    save_pictures(tmp_path / "film", "{}.png", 2)
+    assert {frame.shape[:2] for frame in load_clip(str(tmp_path / "film"), None, size, usual).frames} == {size or usual}
+    Image.fromarray(np.zeros((ROWS, 9, 3), np.uint8)).save(tmp_path / "film" / "2.png")
+    loaded = load_clip(str(tmp_path / "film"), None, size, usual)
+    if size:
+        assert len(list(loaded.frames)) == 2
+    else:
+        with pytest.raises(
+            InputError, match=r"2\.png: all frames must have one size, 24 x 32 like the first, got 24 x 9"
+        ):
+            list(loaded.frames)
 
 
 def test_names_say_how_they_are_built(tmp_path):
     assert set(DATASETS) == set(FORMS)
     with pytest.raises(InputError, match=r"clip 'coco:a\.json': must be coco:FILE\.json:FOLDER\[:VIDEO\]"):
         load_clip("coco:a.json")
+    with pytest.raises(InputError, match=r"clip 'jhmdb:': must be jhmdb:FOLDER:SPLIT:train\|test\[:VIDEO\]"):
+        load_clip("jhmdb:")
     assert absolute("jhmdb:sets/j:1:test", tmp_path) == f"jhmdb:{tmp_path}/sets/j:1:test"
     assert absolute("coco:a.json:b:street", tmp_path) == f"coco:{tmp_path}/a.json:{tmp_path}/b:street"
     assert absolute("pose:7:pan", tmp_path) == "pose:7:pan"

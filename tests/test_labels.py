@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from skipsim import InputError
+from skipsim.analysis.inputs.gated_network import Gating
 from skipsim.analysis.inputs.labels import label_scorer
+from skipsim.analysis.running.record_clip import record_clip
 
 ROWS, COLS = 64, 128
 SPOTS = [[(2, 3), (4, 7), (6, 1)], [(1, 1), (5, 6), (3, 4)]]  # (row, column) in heat maps of 8 x 8, per frame and joint
@@ -59,7 +63,7 @@ def test_invisible_joints_do_not_count(tmp_path):
 def test_only_the_recorded_frames_are_scored(tmp_path):
     score = label_scorer(save(tmp_path, joints=truth()), ROWS, COLS, frames=1)
     assert score(heatmaps()[:1])["pck@0.05"] == 1
-    with pytest.raises(InputError, match="one output per frame, got 2 for 1 frames"):
+    with pytest.raises(InputError, match=r"joints\.npz: are for 1 frames, the clip has 2"):
         score(heatmaps())
 
 
@@ -73,11 +77,55 @@ def test_only_the_recorded_frames_are_scored(tmp_path):
         ({"joints": np.array([["left", "knee"]])}, "joints must be numbers, got <U4"),
         ({"joints": truth(), "visible": np.ones((3, 2))}, r"visible must have shape \[2, 3\], got \[3, 2\]"),
         ({"joints": truth(), "scale": np.ones(3)}, r"scale must have shape \[2\], got \[3\]"),
+        ({"joints": np.float64(3)}, r"joints must be finite numbers \[frames, joints, 2\], got \[\]"),
+        ({"joints": np.zeros((2, 0, 2))}, r"joints must be finite numbers \[frames, joints, 2\], got \[2, 0, 2\]"),
+        ({"joints": truth(), "scale": np.array(["a", "b"])}, "scale must be numbers, got <U1"),
+        ({"joints": truth(), "visible": np.full((2, 3), "yes")}, "visible must be numbers, got <U3"),
+        ({"joints": truth(), "visible": np.zeros((2, 3), bool)}, "no joint is visible, so there is nothing to score"),
+        ({"joints": truth(), "scale": np.array([1.0, np.nan])}, "scale, by default .*, must be > 0, got nan"),
+        ({"joints": np.ones((2, 3, 2))}, "scale, by default .*, must be > 0, got 0"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, arrays, message):
     with pytest.raises(InputError, match=message):
         label_scorer(save(tmp_path, **arrays), ROWS, COLS)
+
+
+def test_outputs_that_are_no_heat_maps_of_these_joints_are_named(tmp_path):
+    score = label_scorer(save(tmp_path, joints=truth()), ROWS, COLS)
+    for output, got in (
+        (np.zeros((1, 4, 8, 8)), r"\[1, 4, 8, 8\]"),
+        (np.zeros((3, 8)), r"\[3, 8\]"),
+        (([np.zeros((1, 3, 8, 8))], []), "tuple"),
+    ):
+        message = rf"joints\.npz: joints need a network that puts out a heat map for each, \[3, rows, cols\], got {got}"
+        with pytest.raises(InputError, match=message):
+            score([output, output])
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "message"),
+    [
+        ("detection_small", 32, r"boxes\.json: are for frames of 32 x 64, those of film\.npy are 64 x 64"),
+        (
+            "pose_small",
+            64,
+            r"boxes\.json: boxes need a network with a method detect \(see README\); pose_small has none",
+        ),
+    ],
+)
+def test_boxes_that_do_not_fit_the_video_or_the_network_are_refused(tmp_path, monkeypatch, network, size, message):
+    monkeypatch.chdir(tmp_path)
+    np.save("film.npy", np.zeros((2, 64, 64, 3), np.uint8))
+    images = [
+        {"id": frame, "video_id": 1, "frame_id": frame, "file_name": "", "width": 64, "height": size}
+        for frame in (0, 1)
+    ]
+    boxes = {"images": images, "annotations": [], "categories": [{"id": 3, "name": name} for name in ["car"]]}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    with pytest.raises(InputError, match=message):
+        record_clip(network, "film.npy", "a.trace", Gating("none"), labels="boxes.json")
+    assert not (tmp_path / "a.trace").exists()
 
 
 def test_wrong_files_are_named(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from skipsim.errors import InputError
 from skipsim.traces.average_precision import detection_scorer
 from skipsim.traces.datasets import pose_clip
 from skipsim.traces.models import MODELS, WEIGHTS, network, networks
+from skipsim.traces.models.checkpoint import load_weights
 from skipsim.traces.models.hrnet import HRNet
 from skipsim.traces.models.unet import UNet
 from skipsim.traces.procedural.vehicle_clips import vehicle_clip
@@ -176,12 +178,32 @@ def test_weights_load_through_prefixes_and_nesting(tmp_path):
         {f"module.{name}": tensor for name, tensor in wanted.items()},
         {"state_dict": {f"module.model.{name}": tensor for name, tensor in wanted.items()}, "epoch": 3},
         {"model": wanted},
+        {"state_dict": wanted, "state_dict_ema": {name: tensor + 1 for name, tensor in wanted.items()}},
+        {"model_ema": wanted, "epoch": 3},
+        {f"module._orig_mod.{name}": tensor for name, tensor in wanted.items()},
+        {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in wanted.items()},
         {name: tensor for name, tensor in wanted.items() if not name.endswith("num_batches_tracked")},
     ):
         path = tmp_path / "weights.pth"
         torch.save(content, path)
         loaded = network("pose_small", weights=path).state_dict()
-        assert all(torch.equal(loaded[name], tensor) for name, tensor in wanted.items())
+        assert all(torch.allclose(loaded[name], tensor, rtol=1e-3, atol=1e-6) for name, tensor in wanted.items())
+
+
+def test_a_prefix_that_belongs_to_the_network_stays(tmp_path):
+    wanted = nn.ModuleDict({"net": nn.Conv2d(3, 4, 3)})
+    for prefix in ("", "module.", "module.model."):
+        torch.save(
+            {f"{prefix}{name}": tensor for name, tensor in wanted.state_dict().items()}, tmp_path / "weights.pth"
+        )
+        loaded = nn.ModuleDict({"net": nn.Conv2d(3, 4, 3)})
+        load_weights(loaded, tmp_path / "weights.pth")
+        assert torch.equal(loaded["net"].weight, wanted["net"].weight)
+
+
+def test_a_safetensors_file_is_known_by_its_content(tmp_path):
+    (tmp_path / "weights.bin").write_bytes(small_file(tmp_path).read_bytes())
+    assert network("pose_small", weights=tmp_path / "weights.bin") is not None
 
 
 def test_safetensors_file_loads(tmp_path):
@@ -208,6 +230,10 @@ def poisoned(tensors):
     return {**tensors, "bn1.bias": torch.full((16,), float("nan"))}
 
 
+def whole(tensors):
+    return {**tensors, "bn1.bias": torch.zeros(16, dtype=torch.int32)}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -219,6 +245,7 @@ def poisoned(tensors):
         (misshapen, r"tensor final_layer\.weight must have shape \[15, 32, 1, 1\], got \[17, 32, 1, 1\]"),
         (surplus, r"tensor extra\.weight does not belong to this network"),
         (poisoned, r"tensor bn1\.bias holds NaN or infinity"),
+        (whole, r"tensor bn1\.bias must hold floating-point numbers, got int32"),
     ],
 )
 def test_wrong_weights_name_the_first_wrong_tensor(tmp_path, change, text):
@@ -242,15 +269,27 @@ def test_broken_weight_files_fail_in_one_line(tmp_path):
     noise.write_bytes(b"not a checkpoint at all")
     torch.save({"model": Stranger()}, foreign)
     torch.save(3, number)
+    numbered, empty, sparse, code = (tmp_path / name for name in ("numbered.pth", "empty.pth", "sparse.pth", "code.pt"))
+    tensors = network("pose_small", weights=None).state_dict()
+    torch.save(dict(enumerate(tensors.values())), numbered)
+    torch.save({"epoch": 3, "best": None}, empty)
+    torch.save({**tensors, "bn1.bias": tensors["bn1.bias"].to_sparse()}, sparse)
+    torch.jit.script(nn.Conv2d(3, 3, 3)).save(code)
     for path, text in (
         (cut, "not a whole safetensors file"),
         (noise, "not a PyTorch file of plain tensors"),
         (foreign, "not a PyTorch file of plain tensors"),
         (number, "must hold a state dict, got int"),
+        (numbered, r"tensor conv1\.weight of shape .* is missing; the file holds \d+ tensors, the first by name is 0"),
+        (empty, "is missing; the file holds no tensors, only best, epoch"),
+        (sparse, r"tensor bn1\.bias must hold plain numbers, got a sparse or empty tensor"),
+        (code, "not a PyTorch file of plain tensors"),
         (tmp_path / "absent.pth", "no such file"),
     ):
-        with pytest.raises(InputError, match=text) as caught:
-            network("pose_small", weights=path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it would be a second line
+            with pytest.raises(InputError, match=text) as caught:
+                network("pose_small", weights=path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
 

@@ -81,6 +81,21 @@ def late_mask() -> Callable[[nn.Module], Any]:
     return mask
 
 
+class After(nn.Module):
+    """A convolution and a function of what it puts out."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.one, self.function = nn.Conv2d(3, 3, 1), function
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.function(self.one(x))]
+
+
+def fault(x: Tensor) -> Tensor:
+    raise ValueError("not today")
+
+
 def with_nan(frames: list[Frame]) -> list[Tensor]:
     tensors = [as_input(frame)[0] for frame in frames]
     tensors[3][0, 2, 2] = float("nan")
@@ -123,6 +138,28 @@ BAD: dict[str, tuple[Callable[..., Trace], str]] = {
     "NaN": (
         lambda **o: record(Net(), with_nan(clip()), GATE, **o),
         "layer 'stem': output of frame 3 is NaN or infinite somewhere; so is its input",
+    ),
+    "NaN at the end": (
+        lambda **o: record(After(lambda y: y / 0 * 0), clip(), GATE, **o),
+        "network After: the output of frame 0 is NaN somewhere",
+    ),
+    "NaN without a gate": (
+        lambda **o: record(Net(), with_nan(clip()), **o),
+        "network Net: the output of frame 3 is NaN somewhere",
+    ),
+    "clips of one frame": (
+        lambda **o: record(Net(), clip(3), GATE, cuts=[1, 2], **o),
+        "frames: a recording needs a clip of two frames at least, got 3 clips of one",
+    ),
+    "channels": (
+        lambda **o: record(nn.Conv2d(4, 2, 1), clip(), GATE, **o),
+        "network Conv2d: failed on frame 0, input [1, 3, 20, 16]: RuntimeError: Given groups=1, weight of size "
+        "[2, 4, 1, 1], expected input[1, 3, 20, 16] to have 4 channels, but got 3 channels instead",
+    ),
+    "its own fault": (
+        lambda **o: record(After(fault), clip(), network="mine:build", **o),
+        "network mine:build: failed on frame 0, input [1, 3, 20, 16] in test_record_input.py, line "
+        f"{fault.__code__.co_firstlineno + 1}: ValueError: not today",
     ),
     "both": (
         lambda **o: record(Net(), clip(), GATE, mask=lambda module: None, **o),

@@ -225,6 +225,16 @@ def test_checkpoint_of_another_plan_or_a_damaged_one_is_refused(tmp_path, monkey
         (("pose_small", "pose"), {"clip_frames": 7}, "clip_frames must be at most pool_frames = 6, got 7"),
         (("pose_small", "pose", "weights.pth"), {}, "the output must end in .safetensors, got weights.pth"),
         (("pose_small", "pose", "absent/w.safetensors"), {}, "no such folder absent"),
+        (
+            ("detection_small", "pose"),
+            SMALL,
+            r"detection_small cannot be trained on clips 'pose': its output for pictures \[3, 32, 32\] does not fit",
+        ),
+        (
+            ("pose_small", "detection"),
+            {**SMALL, "rows": 64, "cols": 64},
+            r"pose_small cannot be trained on clips 'detection': its output for pictures \[3, 64, 64\] does not fit",
+        ),
     ],
 )
 def test_bad_input_fails_well_and_writes_nothing(tmp_path, monkeypatch, arguments, options, text):

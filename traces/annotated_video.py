@@ -43,8 +43,22 @@ class AnnotatedVideo:
         return AnnotatedVideo(self.name, self.files[:frames], joints, boxes)
 
     def read(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pictures, uint8 [rows, cols, 3]."""
-        return map(read_image, self.files)
+        """Yield the pictures, uint8 [rows, cols, 3]; InputError for one of another size than the labels'."""
+        wanted = self._size()
+        for file in self.files:
+            picture = read_image(file)
+            if wanted not in (None, picture.shape[:2]):
+                rows, cols, _ = picture.shape
+                size = " x ".join(map(str, wanted or ()))
+                raise InputError(f"{file}: all frames must have the size of the labels, {size}, got {rows} x {cols}")
+            yield picture
+
+    def _size(self) -> tuple[int, int] | None:
+        """Return (rows, cols) that the labels are for."""
+        if self.joints is not None:
+            rows, cols, _ = self.joints.frames.shape[1:]
+            return rows, cols
+        return None if self.boxes is None else (self.boxes.rows, self.boxes.cols)
 
 
 def pictures_in(folder: Path) -> tuple[Path, ...]:

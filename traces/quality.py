@@ -86,7 +86,7 @@ def pck(
     if not counted.any():
         raise InputError("pck: no joint is visible, so there is nothing to score")
     if not threshold > 0 or not (size > 0).all():
-        raise InputError(f"pck: threshold and every scale must be > 0, got {threshold!r} and {size.min()!r}")
+        raise InputError(f"pck: threshold and every scale must be > 0, got {threshold:g} and {size.min():g}")
     distance = np.sqrt(((found - truth) ** 2).sum(axis=2)) / size[:, None]
     return float((distance <= threshold)[counted].mean())
 

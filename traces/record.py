@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -124,7 +125,7 @@ def record(
 
     Raises:
         InputError: frames of changing size or wrong type, fewer than two of them for a gate, arguments that do not fit
-            together, activations that are not finite. Nothing is left in `out` then.
+            together, activations that are not finite, a model that fails on a frame. Nothing is left in `out` then.
     """
     running, dense = _prepare_models(model, gate, mask, block, update, reset_every, cuts, agreement)
     reader = FrameReader(model, preprocess)
@@ -132,9 +133,8 @@ def record(
     outputs: list[Any] = []
     dense_outputs: list[Any] = []
     keep = getattr(quality, "keep", _on_cpu)
-    origin = _origin(running, mask, block, update, network or type(model).__name__) | {
-        "clip_starts": sorted({0, *cuts})
-    }
+    name = network or type(model).__name__
+    origin = _origin(running, mask, block, update, name) | {"clip_starts": sorted({0, *cuts})}
     gated = mask is not None or is_converted(running)
     reset(running)
     with ExitStack() as stack:
@@ -161,7 +161,7 @@ def record(
             if count in cuts:
                 reset(running)
             watch.begin_frame()
-            output = running(x)
+            output = _run(running, x, count, name)
             watch.end_frame()
             if quality is not None:
                 outputs.append(keep(output))
@@ -176,6 +176,8 @@ def record(
         if count == 0 or (count == 1 and gated):
             needed = "two (the first is computed densely)" if gated else "one"
             raise InputError(f"frames: a recording needs at least {needed}, got {count}")
+        if gated and {*range(1, count)} <= {*cuts}:
+            raise InputError(f"frames: a recording needs a clip of two frames at least, got {count} clips of one")
         if max(cuts, default=0) >= count:
             raise InputError(f"record: cuts must be frames of the clip, 0..{count - 1}, got {max(cuts)}")
         reached = _reached(quality, outputs, dense_outputs) | (comparison.result() if dense is not None else {})
@@ -244,6 +246,38 @@ def _prepare_models(
     if mask is not None and cuts:
         raise InputError("record: cuts drop the state of a converted model; one that skips by itself keeps its own")
     return model, model if agreement else None
+
+
+def _run(model: nn.Module, x: Tensor, frame: int, name: str) -> Any:
+    """Return the output of a frame; where the model fails or puts out NaN, InputError says on which."""
+    try:
+        output = model(x)
+    except InputError:
+        raise
+    except Exception as error:  # the user's own code, or a picture that it is not made for
+        own = [entry for entry in traceback.extract_tb(error.__traceback__) if not _is_library(entry.filename)]
+        where = f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+        raise InputError(
+            f"network {name}: failed on frame {frame}, input {list(x.shape)}{where}: {type(error).__name__}: {error}"
+        ) from error
+    if any(tensor.isnan().any() for tensor in _tensors(output)):
+        raise InputError(f"network {name}: the output of frame {frame} is NaN somewhere")
+    return output
+
+
+def _is_library(file: str) -> bool:
+    """Tell whether code is torch's or our own, and not the user's."""
+    return any(part in ("torch", "skipsim") for part in Path(file).parts)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors of an output."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict | list | tuple):
+        for part in output.values() if isinstance(output, dict) else output:
+            yield from _tensors(part)
 
 
 def _update_of(model: nn.Module, update: str) -> str:

@@ -198,7 +198,15 @@ def _take_step(run: TrainingRun, objective: Objective, pool: PicturePool, device
     objective.prepare()
     run.set_rates()
     pictures, labels = pool.batch(run.plan, run.step)
-    loss = objective.loss(pictures.to(device), tuple(label.to(device) for label in labels), run.step)
+    try:
+        loss = objective.loss(pictures.to(device), tuple(label.to(device) for label in labels), run.step)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if run.step or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"training: {run.identity['network']} cannot be trained on clips {run.identity['clips']!r}: its output for "
+            f"pictures {list(pictures.shape[2:])} does not fit the task ({type(error).__name__}: {error})"
+        ) from error
     if not torch.isfinite(loss):
         raise InputError(f"training: the loss became {loss.item()} at step {run.step}; lower learning_rate")
     run.optimiser.zero_grad()

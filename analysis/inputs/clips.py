@@ -62,7 +62,12 @@ class LoadedClip:
     size: tuple[int, int] | None = None
 
 
-def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None = None) -> LoadedClip:
+def load_clip(
+    name: str,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    usual: tuple[int, int] | None = None,
+) -> LoadedClip:
     """Open a clip by name or path.
 
     Args:
@@ -71,13 +76,25 @@ def load_clip(name: str, frames: int | None = None, size: tuple[int, int] | None
             of a data set on disk, all of a part or one (see FORMS); or what `read_frames` takes.
         frames: at most so many of every clip.
         size: (rows, cols) of the frames.
+        usual: the same where no size is given, such as a network's own. Frames must have one size then: with `size`,
+            somebody has said that they may be distorted.
     """
+    if size is None and usual is not None:
+        size = usual
+        if _is_own(name):
+            return LoadedClip(read_frames(read_frames(name, limit=frames), size=size), size=size)
     kind, _, rest = name.partition(":")
     if kind in PROCEDURAL and rest and not Path(name).exists():
         return _procedural(name, frames, size)
-    if kind in DATASETS and rest and not Path(name).exists():
+    if kind in DATASETS and ":" in name and not Path(name).exists():
         return _from_dataset(name, frames, size)
     return LoadedClip(read_frames(name, limit=frames, size=size), size=size)
+
+
+def _is_own(name: str) -> bool:
+    """Tell whether a clip is a video of the user's, and none of a name that is known here."""
+    kind, colon, _ = name.partition(":")
+    return Path(name).exists() or not colon or kind not in (*PROCEDURAL, *DATASETS)
 
 
 def _procedural(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
@@ -110,7 +127,7 @@ def _procedural(name: str, frames: int | None, size: tuple[int, int] | None) -> 
 def _from_dataset(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
     kind, *parts = name.split(":")
     try:
-        signature(DATASETS[kind]).bind(*parts)
+        signature(DATASETS[kind]).bind(*filter(None, parts))
     except TypeError:
         raise InputError(f"clip {name!r}: must be {FORMS[kind]}") from None
     videos = [video.first(frames) for video in DATASETS[kind](*parts)]

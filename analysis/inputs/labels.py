@@ -85,9 +85,9 @@ def label_scorer(path: str | Path, rows: int, cols: int, frames: int | None = No
     Raises:
         InputError: not such a file, or arrays that do not fit together.
     """
-    arrays = {name: array[:frames] for name, array in _read(Path(path)).items()}
+    arrays = _read(Path(path))
     joints = arrays["joints"].astype(np.float32)
-    if joints.ndim != 3 or joints.shape[2] != 2 or not np.isfinite(joints).all():
+    if joints.ndim != 3 or joints.shape[2] != 2 or not joints.size or not np.isfinite(joints).all():
         raise InputError(f"labels {path}: joints must be finite numbers [frames, joints, 2], got {list(joints.shape)}")
     box = np.concatenate((joints.min(axis=1), joints.max(axis=1)), axis=1)
     visible = arrays.get("visible", np.ones(joints.shape[:2], np.bool_))
@@ -95,9 +95,31 @@ def label_scorer(path: str | Path, rows: int, cols: int, frames: int | None = No
     for name, array, shape in (("visible", visible, joints.shape[:2]), ("scale", scale, joints.shape[:1])):
         if array.shape != shape:
             raise InputError(f"labels {path}: {name} must have shape {list(shape)}, got {list(array.shape)}")
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"labels {path}: {name} must be numbers, got {array.dtype}")
+    joints, box, visible, scale = joints[:frames], box[:frames], visible[:frames], scale[:frames]
+    if not visible.any():
+        raise InputError(f"labels {path}: no joint is visible, so there is nothing to score")
+    if not (scale > 0).all():
+        raise InputError(
+            f"labels {path}: scale, by default the greater side of the box around a frame's joints, must be > 0, "
+            f"got {scale.min():g}"
+        )
     pictures = np.broadcast_to(np.uint8(0), (len(joints), rows, cols, 3))  # only their size is asked for
     labelled = Clip(pictures, joints, visible.astype(np.bool_), box, scale.astype(np.float32), "own", 0)
-    return pose_scorer(labelled)
+
+    def score(outputs: Sequence[Any]) -> dict[str, Any]:
+        if len(outputs) != len(joints):
+            raise InputError(f"labels {path}: are for {len(joints)} frames, the clip has {len(outputs)}")
+        shape = list(getattr(outputs[0], "shape", ()))
+        if len(shape) not in (3, 4) or shape[-3] != joints.shape[1]:
+            raise InputError(
+                f"labels {path}: joints need a network that puts out a heat map for each, [{joints.shape[1]}, rows, "
+                f"cols], got {shape or type(outputs[0]).__name__}"
+            )
+        return pose_scorer(labelled)(outputs)
+
+    return score
 
 
 def box_labels(path: str | Path, frames: int | None = None) -> BoxLabels:

@@ -43,21 +43,28 @@ def record_clip(
     """
     check_network_name(network)
     usual = MODELS.get(network)
-    loaded = load_clip(clip, frames, size or ((usual.rows, usual.cols) if usual else None))
+    loaded = load_clip(clip, frames, size, (usual.rows, usual.cols) if usual else None)
     pictures = iter(loaded.frames)
     first = next(pictures)
     if labels is not None and (loaded.labelled or loaded.boxes):
         raise InputError(f"labels {labels}: clip {clip!r} has labels of its own")
     given = None
-    if labels is not None and Path(labels).suffix == ".json":
-        loaded = replace(loaded, boxes=(box_labels(labels, frames),))
-    elif labels is not None:
+    if labels is not None:
         rows, cols = next(read_frames(clip, limit=1)).shape[:2]
-        given = label_scorer(labels, rows, cols, frames)
+        if Path(labels).suffix == ".json":
+            boxes = box_labels(labels, frames)
+            if (boxes.rows, boxes.cols) != (rows, cols):
+                size = f"{boxes.rows} x {boxes.cols}"
+                raise InputError(f"labels {labels}: are for frames of {size}, those of {clip} are {rows} x {cols}")
+            loaded = replace(loaded, boxes=(boxes,))
+        else:
+            given = label_scorer(labels, rows, cols, frames)
 
     from skipsim.traces.record import record
 
     model = gated_network(network, gating, weights)
+    if labels is not None and loaded.boxes and not callable(getattr(model, "detect", None)):
+        raise InputError(f"labels {labels}: boxes need a network with a method detect (see README); {network} has none")
     return record(
         model,
         chain([first], pictures),

@@ -14,7 +14,9 @@ Annotations with a true "iscrowd" or "ignore" do not count. Boxes without an are
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,43 @@ from skipsim.errors import InputError
 from skipsim.traces.annotated_video import AnnotatedVideo, chosen
 from skipsim.traces.boxes import BoxLabels
 
-_NEEDED = {
-    "images": ("id", "video_id", "frame_id", "file_name", "width", "height"),
-    "annotations": ("image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) or _is_whole(value)
+
+
+def _is_side(value: Any) -> bool:
+    return _is_whole(value) and value >= 1
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+_NAME = ("a whole number or text", _is_name)
+_SIDE = ("a whole number of pixels >= 1", _is_side)
+_NEEDED = {  # by list and key of its entries: what must stand there, in words and as a check
+    "images": {
+        "id": _NAME,
+        "video_id": _NAME,
+        "frame_id": ("a number", _is_number),
+        "file_name": ("text", lambda value: isinstance(value, str)),
+        "width": _SIDE,
+        "height": _SIDE,
+    },
+    "annotations": {"image_id": _NAME, "category_id": _NAME, "bbox": ("four numbers", _is_box)},
+    "categories": {"id": ("a whole number", _is_whole), "name": _NAME},
+    "videos": {"id": _NAME},
 }
+_MAY_BE_ABSENT = ("videos",)
 
 
 def coco_videos(file: str, folder: str, video: str | None = None) -> list[AnnotatedVideo]:
@@ -58,9 +92,9 @@ def coco_videos(file: str, folder: str, video: str | None = None) -> list[Annota
 def coco_labels(file: str | Path) -> dict[str, tuple[tuple[str, ...], BoxLabels]]:
     """Return the file names of the frames and the boxes of every video in an annotation file, by the video's name."""
     content = _content(Path(file))
-    categories = sorted(content["categories"], key=lambda entry: int(entry["id"]))
+    categories = sorted(content["categories"], key=lambda entry: entry["id"])
     place = {entry["id"]: index for index, entry in enumerate(categories)}
-    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in content.get("videos", []) if "id" in entry}
+    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in content.get("videos", [])}
     found = defaultdict(list)
     for image in content["images"]:
         found[image["video_id"]].append(image)
@@ -77,6 +111,7 @@ def coco_labels(file: str | Path) -> dict[str, tuple[tuple[str, ...], BoxLabels]
     result = {}
     for number, images in found.items():
         images.sort(key=lambda image: image["frame_id"])
+        _check_frames(file, images)
         entries = [(frame, entry) for frame, image in enumerate(images) for entry in on_image[image["id"]]]
         entries = [(frame, entry) for frame, entry in entries if entry["bbox"][2] > 0 and entry["bbox"][3] > 0]
         corners = np.array([entry["bbox"] for _, entry in entries], np.float32).reshape(-1, 4)
@@ -105,15 +140,34 @@ def _content(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{file}: not a JSON file ({error})") from None
     for table, needed in _NEEDED.items():
+        if table in _MAY_BE_ABSENT and isinstance(content, dict) and table not in content:
+            continue
         if not isinstance(content, dict) or not isinstance(content.get(table), list):
-            raise InputError(f"{file}: must hold lists named {', '.join(_NEEDED)}; {table!r} is missing")
+            lists = ", ".join(name for name in _NEEDED if name not in _MAY_BE_ABSENT)
+            raise InputError(f"{file}: must hold lists named {lists}; {table!r} is missing or no list")
         for number, entry in enumerate(content[table]):
-            missing = [key for key in needed if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise InputError(f"{file}: entry {number} of {table!r} lacks {missing[0]!r}")
-            box = entry.get("bbox", [0, 0, 0, 0])
-            if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, int | float) for side in box):
-                raise InputError(f"{file}: annotation {number} must have a bbox of four numbers, got {box!r}")
+            for key, (rule, fits) in needed.items():
+                if not isinstance(entry, dict) or key not in entry:
+                    raise InputError(f"{file}: entry {number} of {table!r} lacks {key!r}")
+                if not fits(entry[key]):
+                    raise InputError(f"{file}: entry {number} of {table!r}: {key} must be {rule}, got {entry[key]!r}")
     if not content["images"]:
         raise InputError(f"{file}: lists no images")
+    for table, key in (("images", "id"), ("categories", "id"), ("videos", "id"), ("videos", "name")):
+        found = [entry[key] for entry in content.get(table, []) if key in entry]
+        twice = next((value for value, count in Counter(map(str, found)).items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"{file}: {key} {twice} stands twice in {table!r}")
     return content
+
+
+def _check_frames(file: str | Path, images: list[dict[str, Any]]) -> None:
+    """Check the images of a video, in order: no frame twice, one size."""
+    for one, other in pairwise(images):
+        if one["frame_id"] == other["frame_id"]:
+            raise InputError(f"{file}: images {one['id']} and {other['id']} are the same frame of a video")
+        if (one["height"], one["width"]) != (other["height"], other["width"]):
+            raise InputError(
+                f"{file}: all images of a video must have one size, {one['height']} x {one['width']} like image "
+                f"{one['id']}, got {other['height']} x {other['width']} of image {other['id']}"
+            )

@@ -64,13 +64,15 @@ def jhmdb_videos(folder: str, split: str = "1", part: str = "test", video: str |
     if not lists:
         raise InputError(f"{root / 'splits'}: holds no CLASS_test_split{split}.txt")
     found = {name: action for file in lists for action, name in _listed(file, split, SETS[part])}
+    if not found:
+        raise InputError(f"{root / 'splits'}: no list names a video of part {part!r} in split {split}")
     return [_read(root, found[name], name) for name in chosen(sorted(found), video, f"jhmdb {folder}, {part}")]
 
 
 def _listed(file: Path, split: str, wanted: str) -> list[tuple[str, str]]:
     """Return (class, video) of the lines of a list that belong to one part."""
     entries = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         words = line.split()
         if not words:
             continue

@@ -25,6 +25,7 @@ from skipsim.traces.procedural.vehicles import CLASSES, COCO_IDS
 SETS = ("train", "test")
 _FIELDS = 6  # what an ignored region has: frame, target, left, top, width, height
 _WHOLE_FIELDS = 9
+CATEGORIES = range(1, len(CLASSES) + 1)
 
 
 def uavdt_videos(folder: str, part: str = "test", video: str | None = None) -> list[AnnotatedVideo]:
@@ -55,11 +56,6 @@ def _read(root: Path, name: str) -> AnnotatedVideo:
     ignored_file = truth / f"{name}_gt_ignore.txt"
     regions = _lines(ignored_file, _FIELDS, len(files)) if ignored_file.exists() else np.empty((0, _FIELDS))
     categories = vehicles[:, 8].astype(np.int64) - 1
-    if ((categories < 0) | (categories >= len(CLASSES))).any():
-        wrong = int(vehicles[(categories < 0) | (categories >= len(CLASSES)), 8][0])
-        raise InputError(
-            f"{truth / f'{name}_gt_whole.txt'}: category must be 1 (car), 2 (truck) or 3 (bus), got {wrong}"
-        )
     entries = np.concatenate((vehicles[:, :_FIELDS], regions[:, :_FIELDS]))
     boxes = BoxLabels(
         frames=len(files),
@@ -89,11 +85,15 @@ def _lines(file: Path, fields: int, frames: int) -> np.ndarray[tuple[int, int], 
             values = [float(word) for word in line.split(",")[:fields]]
         except ValueError:
             values = []
-        if len(values) < fields:
+        if len(values) < fields or not np.isfinite(values).all():
             raise InputError(f"{file}, line {number}: must hold {fields} numbers with commas between, got {line!r}")
-        if not 1 <= values[0] <= frames:
+        if values[0] not in range(1, frames + 1):
             raise InputError(
                 f"{file}, line {number}: frame must be 1..{frames}, as many as there are, got {values[0]:g}"
+            )
+        if fields == _WHOLE_FIELDS and values[8] not in CATEGORIES:
+            raise InputError(
+                f"{file}, line {number}: category must be 1 (car), 2 (truck) or 3 (bus), got {values[8]:g}"
             )
         if values[4] > 0 and values[5] > 0:
             rows.append(values)
