@@ -20,6 +20,7 @@ from skipsim.traces.per_layer import read_table
 
 USAGE_ERRORS = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 PROGRESS_AFTER_SECONDS = 1.0
+DENSE_LAYER = "dense"  # in a table of thresholds
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
@@ -121,10 +122,11 @@ def read_block(option: str, text: str) -> tuple[int, int] | dict[str, tuple[int,
     return {key: read_pair(option, value) for key, value in read_table(text).items()}
 
 
-def read_threshold(option: str, text: str) -> float | dict[str, float]:
-    """Read "0.1", or a table by layer, "stage2.*=0.05,*=0.1"."""
+def read_threshold(option: str, text: str) -> float | dict[str, float | None]:
+    """Read "0.1", or a table by layer, "conv1=dense,stage2.*=0.05,*=0.1"; None is a dense layer."""
     if "=" in text:
-        return {key: _number(option, value) for key, value in read_table(text).items()}
+        table = read_table(text).items()
+        return {key: None if value == DENSE_LAYER else _number(option, value) for key, value in table}
     return _number(option, text)
 
 
@@ -132,7 +134,9 @@ def _number(option: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InputError(f"{option} {text!r}: must be a number, or KEY=NUMBER,... by layer") from None
+        raise InputError(
+            f"{option} {text!r}: must be a number, or by layer KEY=NUMBER,... with {DENSE_LAYER} for a dense one"
+        ) from None
 
 
 @contextmanager

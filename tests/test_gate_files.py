@@ -14,6 +14,7 @@ from skipsim.analysis.cli import main
 from skipsim.analysis.compare import compare
 from skipsim.analysis.figures.gates_figure import gates_figure
 from skipsim.analysis.inputs.gate_files import shipped_gates
+from skipsim.analysis.inputs.gated_network import Gating, gated_network
 from skipsim.analysis.recommend import recommend
 from skipsim.analysis.running.recordings import task_of
 from skipsim.analysis.study import load_study
@@ -175,6 +176,11 @@ def test_mistakes_are_one_line(
     assert len(said.splitlines()) == 1
     assert BAD[lines] in said
     assert not (tmp_path / "out").exists()
+
+
+def test_gumbel_gates_in_another_kind_of_file_are_refused() -> None:
+    with pytest.raises(InputError, match=r"weights a\.pth: Gumbel gates come in a \.safetensors file; make it with"):
+        gated_network("pose_small", Gating("gumbel"), "a.pth")
 
 
 def test_a_network_without_gates_says_how_to_make_them() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from skipsim.analysis.conventions import read_threshold
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert, dense_copy, layer_gates
 from skipsim.traces.gates import HoldGate, InputNormGate
@@ -238,6 +239,16 @@ def test_tables_are_read_from_text() -> None:
         with pytest.raises(InputError) as error:
             read_table(text)
         assert str(error.value) == message
+
+
+def test_thresholds_are_read_from_text_and_dense_layers_with_them() -> None:
+    assert read_threshold("--threshold", "0.1") == 0.1
+    assert read_threshold("--threshold", "conv1=dense,stage2*=0.05,*=1") == {"conv1": None, "stage2*": 0.05, "*": 1}
+    for text in ("dense", "0.1.2", "conv1=much,*=1"):
+        with pytest.raises(
+            InputError, match=r"--threshold '\S+': must be a number, or by layer KEY=NUMBER,... with dense"
+        ):
+            read_threshold("--threshold", text)
 
 
 @pytest.mark.parametrize(

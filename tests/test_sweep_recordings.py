@@ -106,7 +106,10 @@ def test_a_recording_that_fails_is_rows_with_its_reason(own_study: Path, tmp_pat
     table = sweep(own_study, tmp_path / "out", 1)
     broken = table["network"] == "own_network:broken"
     assert broken.tolist() == [False] * 4 + [True] * 4
-    assert set(table["error"][broken]) == {"recording: RuntimeError: out of ideas"}
+    assert set(table["error"][broken]) == {
+        "recording: network own_network:broken: failed on frame 0, input [1, 3, 18, 20] in own_network.py, line 10: "
+        "RuntimeError: out of ideas"
+    }
     assert (table["error"][~broken] == "").all()
     assert pending(own_study, tmp_path / "out").missing_recordings == 4
 

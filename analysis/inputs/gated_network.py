@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipsim.analysis.inputs.gate_files import THRESHOLDS, TRAINED, Block, is_gate_file, shipped_gates
+from skipsim.analysis.inputs.gate_files import MAKING, THRESHOLDS, TRAINED, Block, is_gate_file, shipped_gates
 from skipsim.analysis.inputs.networks import build_network
 from skipsim.analysis.tune import read_thresholds
 from skipsim.errors import InputError, nearest
@@ -115,5 +115,9 @@ def _file_of(network: str, gating: Gating, weights: str | Path | None) -> Path |
     if is_gate_file(gating.gate):
         return Path(gating.gate)
     if gating.gate == "gumbel" and weights is not None:
+        if Path(weights).suffix != TRAINED:
+            raise InputError(
+                f"weights {weights}: Gumbel gates come in a {TRAINED} file; make it with {MAKING['gumbel']}"
+            )
         return Path(weights)
     return shipped_gates(gating.gate, network, gating.block) if gating.gate in ("tuned", "gumbel") else None

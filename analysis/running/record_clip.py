@@ -54,8 +54,10 @@ def record_clip(
         if Path(labels).suffix == ".json":
             boxes = box_labels(labels, frames)
             if (boxes.rows, boxes.cols) != (rows, cols):
-                size = f"{boxes.rows} x {boxes.cols}"
-                raise InputError(f"labels {labels}: are for frames of {size}, those of {clip} are {rows} x {cols}")
+                given_size = f"{boxes.rows} x {boxes.cols}"
+                raise InputError(
+                    f"labels {labels}: are for frames of {given_size}, those of {clip} are {rows} x {cols}"
+                )
             loaded = replace(loaded, boxes=(boxes,))
         else:
             given = label_scorer(labels, rows, cols, frames)
