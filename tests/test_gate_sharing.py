@@ -245,9 +245,7 @@ def test_thresholds_are_read_from_text_and_dense_layers_with_them() -> None:
     assert read_threshold("--threshold", "0.1") == 0.1
     assert read_threshold("--threshold", "conv1=dense,stage2*=0.05,*=1") == {"conv1": None, "stage2*": 0.05, "*": 1}
     for text in ("dense", "0.1.2", "conv1=much,*=1"):
-        with pytest.raises(
-            InputError, match=r"--threshold '\S+': must be a number, or by layer KEY=NUMBER,... with dense"
-        ):
+        with pytest.raises(InputError, match=r"must be a number, or by layer KEY=NUMBER,\.\.\. with dense for"):
             read_threshold("--threshold", text)
 
 
