@@ -225,6 +225,7 @@ COCO = {
         {"image_id": 4, "category_id": 3, "bbox": [1, 2, 10, 8]},
         {"image_id": 5, "category_id": 8, "bbox": [3, 2, 10, 8], "iscrowd": 1},
         {"image_id": 5, "category_id": 8, "bbox": [3, 2, 0, 8]},
+        {"image_id": 5, "category_id": 3, "bbox": [9, 2, 10, 8], "ignore": 1},
     ],
 }
 
@@ -242,8 +243,9 @@ def test_coco_frames_are_ordered_and_classes_are_those_of_the_file(coco):
     assert [file.name for file in street.files] == ["1.png", "2.png"]
     boxes = street.boxes
     assert (boxes.classes, boxes.ids) == (("car", "truck"), (3, 8))
-    assert boxes.box.tolist() == [[1, 2, 11, 10], [3, 2, 13, 10]]
-    assert (boxes.frame.tolist(), boxes.label.tolist(), boxes.ignored.tolist()) == ([0, 1], [0, 1], [False, True])
+    assert boxes.box.tolist() == [[1, 2, 11, 10], [3, 2, 13, 10], [9, 2, 19, 10]]
+    assert (boxes.frame.tolist(), boxes.label.tolist()) == ([0, 1, 1], [0, 1, 0])
+    assert boxes.ignored.tolist() == [False, True, True]
     assert (yard.name, yard.boxes.frames, len(yard.boxes.frame)) == ("yard", 1, 0)
 
 

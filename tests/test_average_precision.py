@@ -54,6 +54,9 @@ def test_overlap_decides_at_each_threshold():
     narrow = [10.0, 10.0, 30.0, 22.0]  # .6
     scores = average_precision([found([*narrow, 0.9, 0])], labels_of([(0, SQUARE, 0, False)]))
     assert (scores["ap@0.5"], scores["ap@0.7"]) == pytest.approx((1, 0))
+    between = [10.0, 10.0, 30.0, 24.4]  # .72
+    scores = average_precision([found([*between, 0.9, 0])], labels_of([(0, SQUARE, 0, False)]))
+    assert (scores["ap@0.7"], scores["ap@0.75"]) == pytest.approx((1, 0))
 
 
 def test_a_false_alarm_costs_by_its_rank():
@@ -75,11 +78,12 @@ def test_merged_classes_count_as_one():
 
 
 def test_what_is_found_in_an_ignored_box_counts_neither_way():
-    boxes = [(0, SQUARE, 0, False), (0, [100.0, 0.0, 200.0, 50.0], 1, True)]
     inside = [110.0, 5.0, 130.0, 25.0]
-    alarms = found([*inside, 0.99, 0], [*SQUARE, 0.5, 0])
-    assert average_precision([alarms], labels_of(boxes))["ap"] == pytest.approx(1)
-    assert average_precision([alarms], labels_of(boxes[:1]))["ap"] == pytest.approx(0.5)
+    for kind in (0, 2):  # whatever the region is labelled as
+        boxes = [(0, SQUARE, kind, False), (0, [100.0, 0.0, 200.0, 50.0], 1, True)]
+        alarms = found([*inside, 0.99, kind], [*SQUARE, 0.5, kind])
+        assert average_precision([alarms], labels_of(boxes))["ap"] == pytest.approx(1)
+        assert average_precision([alarms], labels_of(boxes[:1]))["ap"] == pytest.approx(0.5)
 
 
 def test_frames_of_several_clips_follow_each_other():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_hrnet import tiny_hrnet
 from torch import nn
 
 from skipsim.errors import InputError
@@ -15,7 +16,6 @@ from skipsim.traces.convert import convert, layer_gates
 from skipsim.traces.gates import InputNormGate
 from skipsim.traces.gumbel import GumbelGate, load_gumbel, read_gumbel
 from skipsim.traces.layer import Layer
-from skipsim.traces.models.hrnet import HRNet
 from skipsim.traces.record import layers_of
 from skipsim.traces.train import train
 from skipsim.traces.training.detection_task import detection_distance
@@ -38,12 +38,6 @@ SMALL: dict[str, Any] = {
     "test_clips": 1,
     "test_frames": 3,
 }
-
-
-def tiny() -> HRNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return HRNet(15, 4, modules=(1,), blocks=1, stem=4, stem_blocks=1).eval()
 
 
 def depthwise() -> nn.Module:
@@ -106,7 +100,9 @@ def test_logits_are_centred_on_the_threshold() -> None:
 
 def training(**settings: Any) -> GumbelTraining:
     plan = Plan(batch=2, clip_frames=3, pool_frames=3, pool_clips=4, rows=32, cols=32, beta=0.1)
-    return GumbelTraining(tiny(), POSE, plan, GateSettings(signal="magnitude", filter="channels", **settings))
+    return GumbelTraining(
+        tiny_hrnet().eval(), POSE, plan, GateSettings(signal="magnitude", filter="channels", **settings)
+    )
 
 
 def test_frozen_networks_stay_and_gates_learn_to_be_exact() -> None:
@@ -130,13 +126,13 @@ def test_frozen_networks_stay_and_gates_learn_to_be_exact() -> None:
 
 
 def test_gates_can_be_trained_after_a_recording_in_the_same_process() -> None:
-    model = convert(tiny(), InputNormGate(0.1))
+    model = convert(tiny_hrnet().eval(), InputNormGate(0.1))
     with torch.inference_mode():
         model(torch.rand(1, 3, 24, 24))
         model(torch.rand(1, 3, 24, 24))
     plan = Plan(batch=2, clip_frames=2, pool_frames=2, pool_clips=4, rows=24, cols=24)
     settings = GateSettings(signal="magnitude", filter="channels", freeze=True, thresholds={"*": 0.05})
-    trained = GumbelTraining(tiny(), POSE, plan, settings)
+    trained = GumbelTraining(tiny_hrnet().eval(), POSE, plan, settings)
     labels = (torch.zeros((1, 2, 15, 2)), torch.ones((1, 2, 15), dtype=torch.bool))
     distance, _ = trained.parts(torch.rand(1, 2, 3, 24, 24), labels, 0)
     distance.backward()
@@ -150,17 +146,17 @@ def test_layers_that_are_left_dense_have_no_gate() -> None:
 
 
 def test_a_file_of_gates_alone_needs_the_network_that_they_were_trained_for(tmp_path: Path) -> None:
-    out, network = tmp_path / "gates.safetensors", tiny()
+    out, network = tmp_path / "gates.safetensors", tiny_hrnet().eval()
     given = {name: value.clone() for name, value in network.state_dict().items()}
     settings = GateSettings(2, signal="magnitude", filter="channels", freeze=True, thresholds={"*": 0.1})
     train(network, "pose", out, gates=settings, progress=False, **SMALL)
     assert all(name.startswith("gumbel_gate.") for name in load_file(out))
-    same = tiny()
+    same = tiny_hrnet().eval()
     same.load_state_dict(given)
     gate = load_gumbel(same, out, block=2)
     assert gate.weights.keys() == read_gumbel(out).weights.keys()
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in given.items())
-    other = tiny()
+    other = tiny_hrnet().eval()
     nn.init.zeros_(next(iter(other.parameters())))
     with pytest.raises(InputError, match="these gates were trained for other weights than HRNet has"):
         load_gumbel(other, out, block=2)

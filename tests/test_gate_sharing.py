@@ -292,6 +292,7 @@ def test_folded_batch_normalisation_is_the_same_network(update: str) -> None:
             )
             module.weight.copy_(torch.randn(module.num_features))
             module.bias.copy_(torch.randn(module.num_features))
+            module.eps = 0.1  # so that one who forgets it is seen
     converted = convert(model, InputNormGate(0), update=update, fold_batch_norm=True)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     for x in moving_square(4):  # the shift of the normalisation, added on every frame, would be seen

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_hrnet import tiny_hrnet
 from torch import Tensor, nn
 
 from skipsim.errors import InputError
 from skipsim.traces.convert import convert
 from skipsim.traces.gumbel import load_gumbel, read_gumbel
-from skipsim.traces.models.hrnet import HRNet
 from skipsim.traces.skipconv import UPDATES, SkipConv2d
 from skipsim.traces.train import train
 from skipsim.traces.training.gumbel_training import GateSettings, GumbelTraining, draw
@@ -41,12 +41,6 @@ SMALL: dict[str, Any] = {
     "test_clips": 2,
     "test_frames": 3,
 }
-
-
-def tiny() -> HRNet:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return HRNet(15, 4, modules=(1,), blocks=1, stem=4, stem_blocks=1)
 
 
 def sum_task() -> Task:
@@ -97,13 +91,13 @@ def test_draws_are_zero_or_one_at_the_right_rate_with_the_relaxed_gradient() -> 
 
 
 def test_gates_start_open_with_the_papers_bias() -> None:
-    trained = training(tiny())
+    trained = training(tiny_hrnet())
     assert all(gate.bias.item() == pytest.approx(0.6) for gate in trained.module.get_submodule("filters"))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("update", sorted(UPDATES))
 def test_open_gates_give_the_dense_network_and_its_whole_price(update: str) -> None:
-    network = tiny().eval()
+    network = tiny_hrnet().eval()
     pictures = torch.rand(2, 3, 3, 32, 32)
     with torch.no_grad():
         dense = torch.stack([network(pictures[:, frame]).mean() for frame in range(3)]).mean()
@@ -150,11 +144,26 @@ def test_the_tasks_gradient_reaches_the_gates_through_their_decisions() -> None:
     assert gate_of(trained).weight.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
+def test_every_step_draws_anew_and_the_same_step_the_same() -> None:
+    trained, pictures = training(pointwise()), torch.rand(2, 3, 3, 32, 32)
+    first, again, next_step = (trained.parts(pictures, (), step)[0].item() for step in (0, 0, 1))
+    assert first == again
+    assert first != next_step
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_gates_learn_at_a_rate_of_their_own(freeze: bool) -> None:
+    trained = training(pointwise(), freeze=freeze)
+    groups = trained.parameter_groups()
+    assert [group.get("rate", 1.0) for group in groups] == ([] if freeze else [1.0]) + [Plan().gate_rate]
+    assert groups[-1]["params"] == list(trained.module.get_submodule("filters").parameters())
+
+
 @pytest.mark.parametrize(("share", "block"), [("layer", 1), ("layer", 3), ("block", 2), ("network", 4)])
 def test_training_and_test_time_compute_the_same_where_gates_are_certain(share: str, block: int) -> None:
     """Every gate's bias is so far from 0, and its filter so steep, that drawing decides as the test does."""
     torch.manual_seed(2)
-    network = tiny().eval()
+    network = tiny_hrnet().eval()
     trained = training(network, share=share, block=block, signal="magnitude")
     for gate in trained.module.get_submodule("filters"):  # type: ignore[attr-defined]
         nn.init.constant_(gate.weight, 1e4)
@@ -173,7 +182,7 @@ def test_training_and_test_time_compute_the_same_where_gates_are_certain(share: 
         POSE.distance,
     )
     trained.parts(frames, (), 0)
-    plain = tiny().eval()
+    plain = tiny_hrnet().eval()
     plain.load_state_dict(trained.module.get_submodule("network").state_dict())
     converted = convert(plain, trained.gates())
     computed = []
@@ -211,7 +220,7 @@ def test_depthwise_layers_are_dense_alone_and_share_in_a_block() -> None:
 
 def run(out: Path, **changes: Any) -> dict[str, Any]:
     gates = GateSettings(block=2)
-    return train(tiny(), "pose", out, gates=gates, progress=False, **{**SMALL, **changes})
+    return train(tiny_hrnet(), "pose", out, gates=gates, progress=False, **{**SMALL, **changes})
 
 
 KILLED = """
@@ -252,7 +261,7 @@ def test_a_high_price_shuts_gates_and_the_file_holds_what_was_reached(tmp_path: 
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     saved = [float(row["validation_gated_mac_reduction"]) for row in rows]
     assert saved[-1] > 2  # gates start open, and open ones cost more than the dense network: below 1
-    network = tiny().eval()
+    network = tiny_hrnet().eval()
     gate = load_gumbel(network, out, block=2)
     converted = convert(network, gate)
     assert report["gate"]["block"] == 2
@@ -272,5 +281,5 @@ def test_gates_that_cannot_be_trained_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gates need a trained network, and 'hrnet_w32' ships without weights"):
         train("hrnet_w32", "pose", tmp_path / "w.safetensors", gates=GateSettings(), progress=False)
     with pytest.raises(InputError, match="share 'blocks' is unknown"):
-        training(tiny(), share="blocks")
+        training(tiny_hrnet(), share="blocks")
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny_hrnet import tiny_hrnet
 from torch import nn
 
 from skipsim.errors import InputError
@@ -17,7 +18,6 @@ from skipsim.traces.average_precision import detection_scorer
 from skipsim.traces.datasets import pose_clip
 from skipsim.traces.models import MODELS, WEIGHTS, network, networks
 from skipsim.traces.models.checkpoint import load_weights
-from skipsim.traces.models.hrnet import HRNet
 from skipsim.traces.models.unet import UNet
 from skipsim.traces.procedural.vehicle_clips import vehicle_clip
 from skipsim.traces.quality import pose_quality
@@ -29,10 +29,6 @@ with (ORACLES / "networks.csv").open() as file:
 NAMES = {"hrnet_w32": "hrnet_w32", "hrnet_w48": "hrnet_w48"} | {
     f"tf_efficientdet_d{size}": f"efficientdet_d{size}" for size in range(4)
 }
-
-
-def tiny():
-    return HRNet(3, 4, modules=(1,), blocks=1, stem=4, stem_blocks=1)
 
 
 def on_meta(name, **options):
@@ -92,12 +88,12 @@ def test_table_has_the_rows_that_were_compared():
 
 @pytest.mark.parametrize(("rows", "cols"), [(64, 64), (61, 75), (33, 40)])
 def test_any_picture_size_gives_heat_maps_of_a_quarter_of_it(rows, cols):
-    out = tiny()(torch.rand(2, 3, rows, cols))
+    out = tiny_hrnet(3)(torch.rand(2, 3, rows, cols))
     assert out.shape == (2, 3, -(-rows // 4), -(-cols // 4))
 
 
 def test_normalisation_happens_inside_and_stays_out_of_the_state_dict():
-    model = tiny().eval()
+    model = tiny_hrnet(3).eval()
     seen = []
     model.conv1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     model(torch.full((1, 3, 32, 32), 0.5))

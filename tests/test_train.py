@@ -8,15 +8,16 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_hrnet import tiny_hrnet
 
 from skipsim.errors import InputError
 from skipsim.traces.datasets import pose_clips
-from skipsim.traces.models.hrnet import HRNet
 from skipsim.traces.train import Plan, train
 from skipsim.traces.training.picture_pool import make_pool
 from skipsim.traces.training.pose_task import POSE, heatmap_loss
@@ -36,14 +37,8 @@ SMALL = {
 }
 
 
-def tiny():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return HRNet(15, 4, modules=(1,), blocks=1, stem=4, stem_blocks=1)
-
-
 def run(out, **changes):
-    return train(tiny(), "pose", out, progress=False, **{**SMALL, **changes})
+    return train(tiny_hrnet(), "pose", out, progress=False, **{**SMALL, **changes})
 
 
 # Kills itself, as hard as a process can die, while the step after the second checkpoint is under way.
@@ -52,7 +47,7 @@ KILLED = """
     sys.path.insert(0, {folder!r})
     import skipsim.traces.training.pose_task as pose
     import skipsim.traces.train as training
-    from test_train_subject import SMALL, tiny
+    from tiny_hrnet import tiny_hrnet
     real = pose.heatmap_loss
     calls = []
     def loss(*arguments):
@@ -61,19 +56,14 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments)
     pose.heatmap_loss = loss
-    training.train(tiny(), "pose", {out!r}, progress=False, **SMALL)
+    training.train(tiny_hrnet(), "pose", {out!r}, progress=False, **{small!r})
 """
 
 
 def test_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
     straight, killed = tmp_path / "straight.safetensors", tmp_path / "killed.safetensors"
     run(straight)
-    (tmp_path / "test_train_subject.py").write_text(
-        f"import torch\nfrom skipsim.traces.models.hrnet import HRNet\nSMALL = {SMALL!r}\n"
-        "def tiny():\n    torch.manual_seed(0)\n"
-        "    return HRNet(15, 4, modules=(1,), blocks=1, stem=4, stem_blocks=1)\n"
-    )
-    script = textwrap.dedent(KILLED.format(folder=str(tmp_path), out=str(killed)))
+    script = textwrap.dedent(KILLED.format(folder=str(Path(__file__).parent), out=str(killed), small=SMALL))
     died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=os.environ)
     assert died.returncode == -signal.SIGKILL, died.stderr
     checkpoint = tmp_path / "killed.checkpoint.safetensors"
@@ -118,7 +108,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path):
 
 def test_weights_report_and_curve_are_written(tmp_path):
     out = tmp_path / "weights.safetensors"
-    model = tiny()
+    model = tiny_hrnet()
     report = train(model, "pose", out, progress=False, **SMALL)
     assert json.loads(out.with_suffix(".json").read_text()) == report
     assert report["plan"] == {**vars(Plan()), **SMALL}
