@@ -60,7 +60,8 @@ def calibrate(
 
     if not out.parent.is_dir():
         raise InputError(f"--out {str(out)!r}: no such folder: {out.parent}")
-
+    if out.suffix != ".toml":
+        raise InputError(f"--out: must be a .toml file, got {str(out)!r}")
     if source and anchors:
         raise InputError("--anchor is measured, and --from measures nothing; use skipsim anchor afterwards")
     say = _say(as_json)

@@ -131,3 +131,5 @@ def test_what_cannot_be_scored_fails_well():
         average_precision([found(), found()], [labels, labels_of([(0, SQUARE, 0, False)], merged=True)])
     with pytest.raises(InputError, match="needs one output per frame, got 0 for 1 frames"):
         DetectionScorer((labels,), lambda *_: found(), 100, 200, 3)([])
+    with pytest.raises(InputError, match="no box that counts is labelled"):  # before anything has run
+        DetectionScorer((labels_of([(0, SQUARE, 0, True)]),), lambda *_: found(), 100, 200, 3)

@@ -109,6 +109,11 @@ def test_a_busy_machine_is_refused(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_machine_is_a_toml_file(tmp_path, capsys):
+    assert run("calibrate", "-o", tmp_path / "m.txt") == 2
+    assert "--out: must be a .toml file, got" in capsys.readouterr().err
+
+
 def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys, no_gpu):
     assert run("calibrate", "-o", tmp_path / "m.toml", "--device", "cuda") == 2
     assert "PyTorch sees no GPU; choices: cpu" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from skipsim.traces.layer import Layer
 from skipsim.traces.models.hrnet import BasicBlock, Bottleneck
 from skipsim.traces.per_layer import read_table, value_for
 from skipsim.traces.record import record
+from skipsim.traces.sharing import resized
 from skipsim.traces.skipconv import UPDATES, SkipConv2d
 
 
@@ -150,6 +151,20 @@ def test_one_gate_for_the_network_looks_at_the_frame_and_reaches_every_map() -> 
     assert {tuple(place) for place in np.argwhere(second)} == {(2, 2), (2, 3), (3, 2), (3, 3)}
     assert {tuple(place) for place in np.argwhere(third)} == {(2, 2)}
     assert [one.layer.gate for one in layer_gates(converted)] == ["input_norm", "shared", "shared"]
+
+
+@pytest.mark.parametrize(("side", "cells"), [(8, 4), (7, 3), (5, 2), (3, 6)])
+def test_a_mask_of_another_size_is_on_wherever_a_pixel_in_it_is(side: int, cells: int) -> None:
+    for row in range(side):
+        pixels = torch.zeros((side, side), dtype=torch.bool)
+        pixels[row, side - 1] = True
+        reached = resized(pixels, cells, cells).nonzero().tolist()
+        # Cell c holds the pixels from floor(c side / cells) to ceil((c + 1) side / cells).
+        rows, cols = (
+            [cell for cell in range(cells) if cell * side // cells <= place < -(-(cell + 1) * side // cells)]
+            for place in (row, side - 1)
+        )
+        assert reached == [[one, other] for one in rows for other in cols]
 
 
 def test_a_second_clip_begins_like_the_first() -> None:

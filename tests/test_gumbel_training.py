@@ -144,6 +144,18 @@ def test_the_tasks_gradient_reaches_the_gates_through_their_decisions() -> None:
     assert gate_of(trained).weight.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
+def test_what_closed_gates_keep_carries_the_gradient_back_to_the_first_frame() -> None:
+    trained, pictures = training(pointwise()), torch.rand(2, 3, 3, 32, 32)
+    fix_gates(trained, -50.0)
+    task, _ = trained.parts(pictures, (), 0)
+    task.backward()  # type: ignore[no-untyped-call]
+    # On all three frames the output is w * x_1 + b, and the loss its mean over two channels.
+    (weight,) = (tensor for name, tensor in trained.module.named_parameters() if name == "network.0.weight")
+    expected = (pictures[:, 0].mean(dim=(0, 2, 3)) / 2).expand(2, 3)
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad[:, :, 0, 0], expected)
+
+
 def test_every_step_draws_anew_and_the_same_step_the_same() -> None:
     trained, pictures = training(pointwise()), torch.rand(2, 3, 3, 32, 32)
     first, again, next_step = (trained.parts(pictures, (), step)[0].item() for step in (0, 0, 1))
@@ -278,6 +290,8 @@ def test_beta_rises_from_zero() -> None:
 def test_gates_that_cannot_be_trained_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="clip_frames must be at least 2 to train gates, got 1"):
         run(tmp_path / "w.safetensors", clip_frames=1)
+    with pytest.raises(InputError, match="test_frames must be at least 2 to score gates, got 1"):
+        run(tmp_path / "w.safetensors", test_frames=1)
     with pytest.raises(InputError, match=r"gates need a trained network, and 'hrnet_w32' ships without weights"):
         train("hrnet_w32", "pose", tmp_path / "w.safetensors", gates=GateSettings(), progress=False)
     with pytest.raises(InputError, match="share 'blocks' is unknown"):

@@ -26,7 +26,10 @@ TORCH_FILES = {
         f"traces/{name}.py"
         for name in ("agreement", "batch_norm", "convert", "damage", "frame_reader", "gates", "gumbel")
     ),
-    *(f"traces/{name}.py" for name in ("receptive_field", "record", "sharing", "skipconv", "train", "tune", "watch")),
+    *(
+        f"traces/{name}.py"
+        for name in ("receptive_field", "record", "run_frame", "sharing", "skipconv", "train", "tune", "watch")
+    ),
     *(f"hwmodels/{name}.py" for name in ("host", "measured_gpu", "measured_torch")),
     *(f"hwmodels/kernels/{name}.py" for name in ("torch_path", "triton_kernel")),
 }

@@ -260,6 +260,12 @@ def test_what_cannot_be_tuned_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_network_that_these_pictures_do_not_fit_is_one_line() -> None:
+    message = r"network Conv2d: failed on frame 0, input \[1, 3, \d+, \d+\]: RuntimeError: Given groups=1, weight of"
+    with pytest.raises(InputError, match=message):
+        damage_curves(nn.Conv2d(4, 2, 1), clip(), projected(), InputNormGate(0.0))
+
+
 def test_files_that_are_no_thresholds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"thresholds .*none.json: No such file or directory"):
         read_thresholds(tmp_path / "none.json")

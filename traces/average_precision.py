@@ -65,10 +65,14 @@ def _evaluated(detections: Sequence[Detections], clips: Sequence[BoxLabels]) -> 
         raise InputError(
             f"average precision: needs one array of detections per frame, got {len(detections)} for {frames} frames"
         )
-    if not any((~clip.ignored).any() for clip in clips):
-        raise InputError("average precision: no box that counts is labelled, so there is nothing to score")
+    _check_boxes(clips)
     classes = 1 if first.merged else len(first.classes)
     return _evaluate(_truth(clips, classes), _results(detections, classes), classes), first
+
+
+def _check_boxes(clips: Sequence[BoxLabels]) -> None:
+    if not any((~clip.ignored).any() for clip in clips):
+        raise InputError("average precision: no box that counts is labelled, so there is nothing to score")
 
 
 def _truth(clips: Sequence[BoxLabels], classes: int) -> dict[str, Any]:
@@ -154,7 +158,8 @@ class DetectionScorer:
     outputs: int
 
     def __post_init__(self) -> None:
-        """Check that the network's classes can be matched with the labels'."""
+        """Check that the network's classes can be matched with the labels', and that there is a box to find."""
+        _check_boxes(self.labels)
         classes = self.labels[0].classes
         if self.outputs != len(classes) and self.outputs < max(self.labels[0].ids):
             raise InputError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +26,7 @@ from skipsim.traces.frame_reader import FrameReader, device_and_dtype, hash_valu
 from skipsim.traces.gates import BlockShape, Gate, block_shape
 from skipsim.traces.layer import Layer
 from skipsim.traces.models import network as make_network
+from skipsim.traces.run_frame import run_frame
 from skipsim.traces.skipconv import SkipConv2d
 from skipsim.traces.trace import Trace, TraceWriter
 from skipsim.traces.training.evaluation import evaluating, flushing_denormals
@@ -161,7 +161,7 @@ def record(
             if count in cuts:
                 reset(running)
             watch.begin_frame()
-            output = _run(running, x, count, name)
+            output = run_frame(running, x, count, name)
             watch.end_frame()
             if quality is not None:
                 outputs.append(keep(output))
@@ -246,38 +246,6 @@ def _prepare_models(
     if mask is not None and cuts:
         raise InputError("record: cuts drop the state of a converted model; one that skips by itself keeps its own")
     return model, model if agreement else None
-
-
-def _run(model: nn.Module, x: Tensor, frame: int, name: str) -> Any:
-    """Return the output of a frame; where the model fails or puts out NaN, InputError says on which."""
-    try:
-        output = model(x)
-    except InputError:
-        raise
-    except Exception as error:  # the user's own code, or a picture that it is not made for
-        own = [entry for entry in traceback.extract_tb(error.__traceback__) if not _is_library(entry.filename)]
-        where = f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
-        raise InputError(
-            f"network {name}: failed on frame {frame}, input {list(x.shape)}{where}: {type(error).__name__}: {error}"
-        ) from error
-    if any(tensor.isnan().any() for tensor in _tensors(output)):
-        raise InputError(f"network {name}: the output of frame {frame} is NaN somewhere")
-    return output
-
-
-def _is_library(file: str) -> bool:
-    """Tell whether code is torch's or our own, and not the user's."""
-    return any(part in ("torch", "skipsim") for part in Path(file).parts)
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors of an output."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, dict | list | tuple):
-        for part in output.values() if isinstance(output, dict) else output:
-            yield from _tensors(part)
 
 
 def _update_of(model: nn.Module, update: str) -> str:

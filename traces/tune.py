@@ -26,6 +26,7 @@ from skipsim.traces.convert import convert, reset
 from skipsim.traces.damage import EDGES, Curve, Gradients, Probe, output_gradients
 from skipsim.traces.frame_reader import FrameReader
 from skipsim.traces.gates import NormGate
+from skipsim.traces.run_frame import run_frame
 from skipsim.traces.training.evaluation import evaluating, flushing_denormals
 from skipsim.traces.training.task import Labels
 
@@ -77,7 +78,7 @@ def damage_curves(
                     gradients.clear()
                     gradients.update(output_gradients(model, picture, partial(loss, frame=position)))
                 with torch.inference_mode():
-                    gated(picture)
+                    run_frame(gated, picture, position, type(model).__name__)
                 progress((number + (position + 1) / len(frames)) / ROUNDS)
         running = replace(gate, threshold=thresholds_for(tuple(curves.values()), TYPICAL_REDUCTION))
     return tuple(curves.values())

@@ -206,6 +206,8 @@ class GumbelTraining:
     def __init__(self, network: nn.Module, task: Task, plan: Plan, settings: GateSettings) -> None:
         if plan.clip_frames < 2:
             raise InputError(f"training: clip_frames must be at least 2 to train gates, got {plan.clip_frames}")
+        if plan.test_frames < 2:
+            raise InputError(f"training: test_frames must be at least 2 to score gates, got {plan.test_frames}")
         self._plain = copy.deepcopy(network)  # what the trained tensors are put into to be scored
         self._task, self._plan, self._settings = task, plan, settings
         found = _layer_gates(network, plan, settings)
