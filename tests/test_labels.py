@@ -128,6 +128,12 @@ def test_boxes_that_do_not_fit_the_video_or_the_network_are_refused(tmp_path, mo
     assert not (tmp_path / "a.trace").exists()
 
 
+def test_clips_that_follow_each_other_each_begin_anew(tmp_path):
+    trace = record_clip("pose_small", "pose:test:2", tmp_path / "a.trace", Gating(threshold=0.1), frames=2)
+    assert trace.origin["clip_starts"] == [0, 2]
+    assert [trace.reference(frame) for frame in range(trace.frames)] == [True, False, True, False]
+
+
 def test_wrong_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"joints\.npz: no such file"):
         label_scorer(tmp_path / "joints.npz", ROWS, COLS)

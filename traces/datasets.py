@@ -6,8 +6,9 @@ Each clip follows from its seed alone, so that a seed names a clip; training, va
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,9 @@ class _Scene:
         return self.extent * (position if position <= 1 else 2 - position)
 
 
+Made = TypeVar("Made")
+
+
 def check_clip(kind: str, numbers: dict[str, tuple[int, int]], camera: str, frames_per_second: float) -> None:
     """Refuse what no procedural clip can be made of; `numbers` are whole ones by name, each with its least value.
 
@@ -134,6 +138,19 @@ def check_clip(kind: str, numbers: dict[str, tuple[int, int]], camera: str, fram
         raise InputError(f"{kind} clip: camera {camera!r} is unknown; {nearest(str(camera), CAMERAS)}")
     if not frames_per_second > 0:
         raise InputError(f"{kind} clip: frames_per_second must be > 0, got {frames_per_second!r}")
+
+
+def split_clips(
+    kind: str, make: Callable[..., Made], split: str, count: int, first: int, options: Mapping[str, float]
+) -> Iterator[Made]:
+    """Yield `count` clips of a split, as `make` makes them from seed and camera; see `pose_clips`."""
+    if split not in SPLITS:
+        raise InputError(f"{kind} clips: split {split!r} is unknown; {nearest(str(split), SPLITS)}")
+    seeds = SPLITS[split]
+    if count < 0 or first < 0 or first + count > len(seeds):
+        raise InputError(f"{kind} clips: {split} has {len(seeds)} clips, asked for {count} from {first} on")
+    for position in range(first, first + count):
+        yield make(seeds[position], camera=CAMERAS[position % 2], **options)
 
 
 def pose_clip(
@@ -190,13 +207,7 @@ def pose_clips(split: str, count: int, *, first: int = 0, **options: float) -> I
         first: position in the split of the first clip.
         options: frames, rows, cols and frames_per_second as in `pose_clip`.
     """
-    if split not in SPLITS:
-        raise InputError(f"pose clips: split {split!r} is unknown; {nearest(str(split), SPLITS)}")
-    seeds = SPLITS[split]
-    if count < 0 or first < 0 or first + count > len(seeds):
-        raise InputError(f"pose clips: {split} has {len(seeds)} clips, asked for {count} from {first} on")
-    for position in range(first, first + count):
-        yield pose_clip(seeds[position], camera=CAMERAS[position % 2], **options)  # type: ignore[arg-type]  # counts are int
+    return split_clips("pose", pose_clip, split, count, first, options)
 
 
 def _random_scene(rng: np.random.Generator, rows: int, cols: int, camera: str) -> _Scene:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipsim.errors import InputError, nearest
 from skipsim.traces.boxes import BoxLabels, DetectionClip
-from skipsim.traces.datasets import CAMERAS, FRAMES_PER_SECOND, SPLITS, check_clip
+from skipsim.traces.datasets import FRAMES_PER_SECOND, check_clip, split_clips
 from skipsim.traces.procedural.canvas import (
     Image,
     Point,
@@ -127,13 +126,7 @@ def vehicle_clip(
 
 def vehicle_clips(split: str, count: int, *, first: int = 0, **options: float) -> Iterator[DetectionClip]:
     """Yield `count` clips of a split, static and panning cameras in turn; arguments as for `pose_clips`."""
-    if split not in SPLITS:
-        raise InputError(f"vehicle clips: split {split!r} is unknown; {nearest(str(split), SPLITS)}")
-    seeds = SPLITS[split]
-    if count < 0 or first < 0 or first + count > len(seeds):
-        raise InputError(f"vehicle clips: {split} has {len(seeds)} clips, asked for {count} from {first} on")
-    for position in range(first, first + count):
-        yield vehicle_clip(seeds[position], camera=CAMERAS[position % 2], **options)  # type: ignore[arg-type]  # counts are int
+    return split_clips("vehicle", vehicle_clip, split, count, first, options)
 
 
 def _random_scene(rng: np.random.Generator, rows: int, cols: int, camera: str) -> _Scene:
