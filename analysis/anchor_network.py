@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 Key = tuple[str, int]
 Masks = Mapping[Key, NDArray[np.bool_]]
 
-DENSITIES = (0.0, 0.15, 0.6)
+DENSITIES = (0.0, 0.04, 0.15, 0.6)
 """Shares of the positions that the gated network computes when it is timed."""
+MIDDLE = 2  # of these: what a gated frame typically computes
 SEED = 1  # of those masks
 
 

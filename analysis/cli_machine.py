@@ -67,6 +67,11 @@ def calibrate(
     say = _say(as_json)
     if source:
         hardware = fit_hardware(Measurements.load(source), out.stem)
+        if dropped := _anchors_in(out):
+            say(
+                f"warning: {out} held anchors that belong to its old fit, they are gone: {', '.join(dropped)}; "
+                "measure them again with skipsim anchor"
+            )
     else:
         networks = {name: _timed(name, 4) for name in anchors}
         shapes = [LayerShape.of(layer) for network in networks.values() for layer in network.layers]
@@ -80,6 +85,14 @@ def calibrate(
         return
     click.echo(f"{describe_machines([hardware])}\n\n{describe_fit(hardware.model_dump())}\n")
     click.echo(f"next: skipsim validate --hardware {out}")
+
+
+def _anchors_in(file: Path) -> list[str]:
+    """Return the names of the networks that a machine's file knows; none if it is not there."""
+    from skipsim.hwmodels.hardware import load_hardware
+
+    processor = load_hardware(str(file)).processor if file.is_file() else None
+    return list(processor.anchors) if processor else []
 
 
 def describe_fit(machine: dict[str, Any]) -> str:
@@ -127,7 +140,7 @@ def anchor(
     Takes about half a minute a network. `simulate`, studies, `recommend` and `convert(execute="sparse")` take what
     the machine's file holds for a network with the same layers; errors become a third or less.
     """
-    from skipsim.analysis.anchor_network import anchor_network
+    from skipsim.analysis.anchor_network import MIDDLE, anchor_network
     from skipsim.hwmodels.hardware import load_hardware
     from skipsim.hwmodels.host import check_idle, describe_host, differences, load_of_others, pin_thread
 
@@ -155,10 +168,10 @@ def anchor(
         print_json({name: one.model_dump() for name, one in found.items()})
         return
     for name, one in found.items():
+        least, most = min(one.scales.values()), max(one.scales.values())
         click.echo(
-            f"{name}: dense {one.dense_ns * 1e-6:.1f} ms, gated {one.gated_ns[1] * 1e-6:.1f} ms at density "
-            f"{one.densities[1]:.2f}; kernels take {min(one.scales.values()):.2f} to {max(one.scales.values()):.2f} "
-            "of what was predicted"
+            f"{name}: dense {one.dense_ns * 1e-6:.1f} ms, gated {one.gated_ns[MIDDLE] * 1e-6:.1f} ms at density "
+            f"{one.densities[MIDDLE]:.2f}; kernels take {least:.2f} to {most:.2f} of what was predicted"
         )
     click.echo(f"next: skipsim simulate TRACE --hardware {target}")
 

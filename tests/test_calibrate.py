@@ -82,6 +82,15 @@ def test_raw_measurements_give_the_same_machine_again(known, tmp_path):
     assert load_hardware(tmp_path / "m.toml") == fit_hardware(known, "m")
 
 
+def test_a_new_fit_says_which_anchors_it_drops(known, tmp_path, capsys):
+    known.save(tmp_path / "raw.parquet")
+    load_hardware("measured-zen4-2core").save(tmp_path / "m.toml")
+    assert run("calibrate", "-o", tmp_path / "m.toml", "--from", tmp_path / "raw.parquet") == 0
+    said = capsys.readouterr().err
+    assert "m.toml held anchors that belong to its old fit, they are gone: hrnet_w32@256x256, " in said
+    assert "measure them again with skipsim anchor" in said
+
+
 def test_anchors_are_taken_as_they_are(known):
     call = draw_calls(draw_shapes(9), 9, 1)[0][0]
     times = {"ns": 12345.0, "total_ns": 12345.0, "first_ns": 12345.0, "second_ns": 12345.0}

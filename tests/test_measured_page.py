@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skipsim.analysis.advice.decision import decide
+from skipsim.analysis.advice.uncertainty import PROCESSOR_ERROR
 from skipsim.analysis.figures.loop_figure import loop_figure
 from skipsim.analysis.loops import loop_gaps
 from skipsim.analysis.recommend import recommend
@@ -79,7 +80,7 @@ def test_the_recommendation_is_of_the_closed_loop_and_says_what_the_kernels_gain
     gain = found.dense.latency_ms_per_frame / kernels_ms
     assert f"{gain:.2f}x of the speed-up is theirs" in found.words()
     assert f"realises {found.answer.row['realised'] / gain:.0%} of the MAC reduction" in found.words()
-    assert found.band.model_error == 0.48, "of networks on a measured processor, not of accelerators"
+    assert found.band.model_error == PROCESSOR_ERROR, "of networks on a measured processor, not of accelerators"
     open_only = recommend(table[table["loop"] == "open"], MEASURED, 100)
     assert "finer recording whose masks were coarsened (open loop)" in open_only.words()
 

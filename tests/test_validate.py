@@ -1,11 +1,21 @@
 """Are the numbers of a validation what their names say, and are machines that can't be validated refused?"""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from skipsim.analysis import validate as validation
 from skipsim.analysis.cli import main
-from skipsim.analysis.validate import _crossing, break_even, kendall_tau, naive_errors, predicted_ns, spread
+from skipsim.analysis.validate import (
+    _crossing,
+    break_even,
+    error_groups,
+    kendall_tau,
+    naive_errors,
+    own_errors,
+    predicted_ns,
+    spread,
+)
 from skipsim.errors import InputError
 from skipsim.hwmodels.design import Call, draw_shapes
 from skipsim.hwmodels.hardware import load_hardware
@@ -32,8 +42,6 @@ def test_a_line_of_times_breaks_even_where_it_says():
 
 def test_break_even_is_where_the_path_takes_as_long_as_the_dense_layer():
     """PyTorch's path: half the dense time, and twice the dense time x density: 1/4. The compiled path: never."""
-    import pandas as pd
-
     processor = load_hardware(MEASURED).processor
     assert processor is not None
     shape = draw_shapes(5, {"plain": 1})[0]
@@ -54,7 +62,6 @@ def test_errors_are_spread_over_what_is_known():
 
 
 def test_naive_predictors_are_their_formulas():
-    import pandas as pd
 
     processor = load_hardware(MEASURED).processor
     assert processor is not None
@@ -66,6 +73,34 @@ def test_naive_predictors_are_their_formulas():
     assert naive["mac_count"]["median"] == pytest.approx(0.5)
     assert naive["dense_x_density"]["median"] == pytest.approx(0.5)
     assert predicted_ns(table, processor)[0] > 0
+
+
+def test_layers_that_were_fitted_tell_how_far_the_machine_has_moved():
+    """Every cold call takes a quarter longer than the fit says; hot ones and other paths don't count."""
+    processor = load_hardware(MEASURED).processor
+    assert processor is not None
+    shapes = draw_shapes(5, {"plain": 3})
+    calls = [Call(shape, (2, 2), 0.5, 0.0, 0) for shape in shapes]
+    cold = pd.DataFrame([row_of("compiled", call, False, 2.0**28) for call in calls])
+    cold["ns"] = 1.25 * predicted_ns(cold, processor)
+    noise = pd.DataFrame([row_of(what, calls[0], True, 2.0**28) | {"ns": 1.0} for what in ("compiled", "torch_blocks")])
+    (found,) = own_errors(pd.concat([cold, noise], ignore_index=True), processor)
+    assert (found["class"], found["moved"]) == ("plain", pytest.approx(0.25))
+    assert found["error"]["median"] == found["error"]["p90"] == pytest.approx(0.2)  # of the measured time
+    assert found["fitted"]["median"] == processor.kernels["compiled"]["plain"].median_error
+
+
+def test_large_maps_stand_apart_and_stages_together():
+    rows = pd.DataFrame(
+        [
+            ("compiled", "plain", 95, 97),
+            ("compiled", "plain", 96, 96),
+            ("list", "plain", 96, 96),
+            ("dense", "stem", 99, 9),
+        ],
+        columns=["what", "kind", "out_rows", "out_cols"],
+    )
+    assert error_groups(rows) == ["plain", "plain, large maps", "", "stem"]
 
 
 def test_a_machine_that_was_not_measured_is_refused(capsys):

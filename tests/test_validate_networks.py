@@ -5,7 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from skipsim.analysis.validate_networks import PREDICTIONS, KernelScales, predict_kernels, summarise
+from skipsim.analysis.validate_networks import (
+    ATTEMPTS,
+    PREDICTIONS,
+    ROUNDS,
+    KernelScales,
+    Run,
+    predict_kernels,
+    run_rounds,
+    steadiest,
+    summarise,
+)
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.hwmodels.kernels import ActivePixels
 from skipsim.traces.execute.timed_network import TimedNetwork
@@ -58,3 +68,26 @@ def test_errors_are_summed_up_by_network_and_over_all():
     assert found["a", "anchored_error"]["median"] == pytest.approx(0.2)
     assert found["all", "anchored_error"]["median"] == pytest.approx(0.3)
     assert found["all", "anchored_error"]["count"] == 3
+
+
+def test_a_configuration_counts_where_its_reference_was_steadiest():
+    references, times = iter([150.0, 160.0, 161.0, 170.0]), iter([1.0, 2.0, 3.0])
+    counted, last_ns = steadiest(lambda: next(times), lambda: next(references), before_ns=100.0)
+    assert (counted, last_ns) == (Run(3.0, 160.0, 161.0), 161.0)  # 50 %, then 6 %, then steady
+    jumping, times = iter([150.0, 100.0, 110.0, 9.0]), iter([1.0, 2.0, 3.0, 4.0])
+    counted, last_ns = steadiest(lambda: next(times), lambda: next(jumping), before_ns=100.0)
+    assert next(times) == ATTEMPTS + 1  # it gave up
+    assert (counted, last_ns) == (Run(3.0, 100.0, 110.0), 110.0)
+
+
+def test_rounds_go_forth_and_back_between_references():
+    order: list[str] = []
+
+    def note(name: str, ns: float) -> float:
+        order.append(name)
+        return ns
+
+    runs = run_rounds([lambda: note("a", 10.0), lambda: note("b", 20.0)], lambda: note("ref", 5.0))
+    assert order == ["ref", "a", "ref", "b", "ref", "b", "ref", "a", "ref"]
+    assert [[one.whole_ns for one in rounds] for rounds in runs] == [[10.0] * ROUNDS, [20.0] * ROUNDS]
+    assert all(one.reference_ns == 5.0 and one.unsteady == 0 for rounds in runs for one in rounds)
