@@ -62,12 +62,15 @@ class NetworkTimes:
     layers: tuple[Layer, ...]
     dense_ns: float
     gated: tuple[GatedTime, ...]
+    block: int
+    threads: int
 
     @classmethod
     def of(cls, network: TimedNetwork, repeats: int) -> NetworkTimes:
         """Time it."""
         dense_ns = network.dense_ns(repeats)
-        return cls(network.layers, dense_ns, tuple(GatedTime.of(network, one, repeats) for one in DENSITIES))
+        gated = tuple(GatedTime.of(network, one, repeats) for one in DENSITIES)
+        return cls(network.layers, dense_ns, gated, network.block, network.threads)
 
 
 def make_anchor(times: NetworkTimes, hardware: Hardware, source: str) -> Anchor:
@@ -92,6 +95,8 @@ def make_anchor(times: NetworkTimes, hardware: Hardware, source: str) -> Anchor:
     footprint = processor.footprint_bytes or network_bytes(layers)
     return Anchor(
         source=source,
+        block=times.block,
+        threads=times.threads,
         dense_ns=significant(times.dense_ns, 5),
         densities=tuple(significant(report.computed_macs / report.dense_macs) for report in reports),
         gated_ns=tuple(significant(float(frame.timed.whole_ns), 5) for frame in times.gated),
@@ -124,8 +129,13 @@ def anchor_network(
     for name, network in networks.items():
         say(f"{name}, dense and gated")
         source = f"measured by skipsim on {datetime.datetime.now(datetime.UTC).date()}: {name}, block {network.block}"
-        anchors[name] = make_anchor(NetworkTimes.of(network, repeats), hardware, source)
+        anchors[anchor_name(name, network.block)] = make_anchor(NetworkTimes.of(network, repeats), hardware, source)
     return hardware.model_copy(update={"processor": processor.model_copy(update={"anchors": anchors})})
+
+
+def anchor_name(network: str, block: int) -> str:
+    """Return what a machine's file calls a network with gates of a block."""
+    return f"{network}, block {block}"
 
 
 def without_anchors(hardware: Hardware) -> Hardware:

@@ -138,9 +138,10 @@ def anchor(
     """Time networks on this machine, dense and gated once: predictions for them then go by that.
 
     Takes about half a minute a network. `simulate`, studies, `recommend` and `convert(execute="sparse")` take what
-    the machine's file holds for a network with the same layers; errors become a third or less.
+    the machine's file holds for a network with the same layers; errors become a third or less. The file keeps one of
+    each block size; where it has none of the block that is asked for, it takes another and says so.
     """
-    from skipsim.analysis.anchor_network import MIDDLE, anchor_network
+    from skipsim.analysis.anchor_network import MIDDLE, anchor_name, anchor_network
     from skipsim.hwmodels.hardware import load_hardware
     from skipsim.hwmodels.host import check_idle, describe_host, differences, load_of_others, pin_thread
 
@@ -163,7 +164,7 @@ def anchor(
     anchored = anchor_network(machine, timed, passes, say)
     anchored.save(target)
     assert anchored.processor is not None
-    found = {name: anchored.processor.anchors[name] for name in networks}
+    found = {name: anchored.processor.anchors[anchor_name(name, block)] for name in networks}
     if as_json:
         print_json({name: one.model_dump() for name, one in found.items()})
         return

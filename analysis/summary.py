@@ -161,6 +161,7 @@ def describe_report(report: Report, network: str, *, cores: bool = False, frames
     tile = "the dense schedule" if _is_dense(report) else f"tile {report.tile}"
     title = f"{network} on {report.hardware.name}: {length}, {tile}"
     anchor = "" if report.anchor is None else f"by an anchor, {report.anchor.source}"
+    anchor += f"\nwarning: {report.anchor_warning}" if report.anchor_warning else ""
     kernels = "" if report.dense is None or _is_dense(report) else kernel_share(report, report.dense, report.realised)
     sections = [title, _totals(report), anchor, kernels, _causes(report), _energy(report), _slowest(report)]
     sections += [_by_core(report)] if cores else []

@@ -97,7 +97,7 @@ def simulate_processor(trace: Trace, hardware: Hardware, tile: Tile | Tiling | s
     assert processor is not None, "only for machines with a [processor]"
     _check(trace, hardware)
     footprint = processor.footprint_bytes or network_bytes(trace.layers)
-    anchor = anchor_of(processor.anchors, map(LayerShape.of, trace.layers))
+    anchor = anchor_of(processor.anchors, trace.layers)
     whole = [dense_stages(layer, processor, footprint, trace.frames, anchor) for layer in trace.layers]
     baseline = _report(hardware, trace, "dense", whole, None)
     if dense:
@@ -190,7 +190,7 @@ def every_position_ms(layers: tuple[Layer, ...], hardware: Hardware) -> float:
     processor = hardware.processor
     assert processor is not None, "only for machines with a [processor]"
     footprint = processor.footprint_bytes or network_bytes(layers)
-    anchor = anchor_of(processor.anchors, map(LayerShape.of, layers))
+    anchor = anchor_of(processor.anchors, layers)
     spent_ns = 0.0
     for layer in layers:
         if layer.gate == "none":

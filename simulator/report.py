@@ -16,7 +16,6 @@ from skipsim.hwmodels.anchor import Anchor, anchor_of
 from skipsim.hwmodels.area import area_mm2
 from skipsim.hwmodels.energy import ACTIONS, energy_pj
 from skipsim.hwmodels.hardware import Hardware
-from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.simulator.clip_cost import ClipCost
 from skipsim.simulator.counters import CAUSES
 from skipsim.simulator.plan import Tiling
@@ -48,7 +47,12 @@ class Report:
     def anchor(self) -> Anchor | None:
         """The network as it was measured on this machine, which the times go by; None on other machines."""
         processor = self.hardware.processor
-        return None if processor is None else anchor_of(processor.anchors, map(LayerShape.of, self.network))
+        return None if processor is None else anchor_of(processor.anchors, self.network)
+
+    @property
+    def anchor_warning(self) -> str | None:
+        """How what the anchor timed differs from what is simulated here: other blocks; None: it does not."""
+        return None if self.anchor is None else self.anchor.difference(self.network)
 
     @property
     def frames(self) -> int:
@@ -245,6 +249,7 @@ class Report:
         return {
             "hardware": self.hardware.name,
             "anchor": None if self.anchor is None else self.anchor.source,
+            "anchor_warning": self.anchor_warning,
             "area_mm2": None if self.hardware.processor else self.area_mm2,
             "tile": self.tile,
             "frames": self.frames,

@@ -60,7 +60,11 @@ def predicted(share: float) -> np.ndarray:
 FACTORS = np.array([2.0, 3.0, 0.5, 0.5])
 RESTS = {0.0: 2e4, 0.25: 5e4, 0.5: 6e4}
 TIMES = NetworkTimes(
-    LAYERS, 5e6, tuple(gated(share, list(FACTORS * predicted(share)), rest) for share, rest in RESTS.items())
+    LAYERS,
+    5e6,
+    tuple(gated(share, list(FACTORS * predicted(share)), rest) for share, rest in RESTS.items()),
+    block=4,
+    threads=1,
 )
 
 
@@ -106,7 +110,7 @@ def test_other_networks_are_predicted_as_before(anchored):
     for layers in (LAYERS[:3], (*LAYERS, LAYERS[0]), (replace(LAYERS[0], out_channels=24), *LAYERS[1:])):
         named = [replace(layer, name=str(number)) for number, layer in enumerate(layers)]
         trace = Trace.from_masks(named, [np.ones((1, 6, 6), bool)] * len(named), reference_frames=())
-        assert anchor_of(anchored.processor.anchors, map(LayerShape.of, named)) is None
+        assert anchor_of(anchored.processor.anchors, named) is None
         assert simulate(trace, anchored, tile=(4, 4)).cycles == simulate(trace, bare, tile=(4, 4)).cycles
 
 
@@ -118,6 +122,31 @@ def test_bands_and_reports_say_which_was_used(anchored):
     assert simulate(trace_of(LAYERS, masks(0.25)), bare, tile=BLOCKS).summary()["anchor"] is None
     errors = [model_error(machine, LAYERS) for machine in (anchored, bare, load_hardware("edge-npu"))]
     assert errors == [ANCHORED_ERROR, PROCESSOR_ERROR, MODEL_ERROR]
+
+
+def test_other_blocks_and_threads_than_were_timed_are_said(anchored):
+    anchor = anchored.processor.anchors["four layers"]
+    assert anchor.difference(LAYERS) is None
+    threads = "anchor: timed with blocks of 4x4 on 1 thread, asked for 2 threads: its error is not known there; "
+    assert str(anchor.difference(LAYERS, threads=2)).startswith(threads)
+    coarse = [replace(layer, block_rows=8, block_cols=8) for layer in LAYERS]
+    trace = Trace.from_masks(coarse, [np.ones((1, 3, 3), bool)] * 4, reference_frames=())
+    report = simulate(trace, anchored, tile=(8, 8))
+    blocks = "anchor: timed with blocks of 4x4 on 1 thread, asked for blocks of 8x8: its error is not known there; "
+    assert str(report.summary()["anchor_warning"]).startswith(blocks)
+    assert f"warning: {blocks}" in describe_report(report, "four layers")
+    assert model_error(anchored, coarse) == PROCESSOR_ERROR
+    mixed = [replace(LAYERS[0], gate="none", block_rows=1, block_cols=1), *LAYERS[1:]]
+    assert anchor.difference(mixed) is None  # a layer without a gate has no blocks
+
+
+def test_of_several_anchors_the_one_of_the_same_block_is_taken(anchored):
+    fine = anchored.processor.anchors["four layers"]
+    coarse, single = (fine.model_copy(update={"block": block}) for block in (8, 1))
+    both = {"coarse": coarse, "fine": fine, "single": single}
+    assert anchor_of(both, LAYERS) is fine
+    assert anchor_of(both, [replace(layer, block_rows=8, block_cols=8) for layer in LAYERS]) is coarse
+    assert anchor_of(both, [replace(layer, block_rows=2, block_cols=2) for layer in LAYERS]) is single  # the last
 
 
 def test_layers_run_densely_by_what_was_measured(anchored):
@@ -160,7 +189,7 @@ def test_a_network_is_timed_and_its_layers_add_up():
         assert (frame.layers_ns > 0).all()
         assert frame.layers_ns.sum() + frame.rest_ns == pytest.approx(frame.timed.whole_ns)
     machine = anchor_network(load_hardware(MEASURED), {"small": network}, 2, lambda text: None)
-    assert machine.processor.anchors["small"].is_of(map(LayerShape.of, network.layers))
+    assert machine.processor.anchors["small, block 4"].is_of(map(LayerShape.of, network.layers))
     assert {LayerShape.of(layer).name for layer in network.layers} <= machine.processor.dense_layers_ns.keys()
 
 
@@ -182,8 +211,10 @@ def test_the_command_writes_what_simulate_takes(tmp_path, monkeypatch, capsys):
     assert "packaged machines stay as they are" in capsys.readouterr().err
     assert run(*asked, "-o", "here.toml") == 0
     assert "net:build@24x24: dense" in capsys.readouterr().out
-    assert "net:build@24x24" in load_hardware("here.toml").processor.anchors
-    assert run("anchor", "net:build@24x24", "--hardware", "here.toml", "--passes", 2) == 0  # into the same file
+    assert "net:build@24x24, block 4" in load_hardware("here.toml").processor.anchors
+    assert run("anchor", "net:build@24x24", "--hardware", "here.toml", "--passes", 2, "--block", 8) == 0
+    kept = load_hardware("here.toml").processor.anchors
+    assert [(one.block, one.threads) for name, one in kept.items() if name.startswith("net:")] == [(4, 1), (8, 1)]
     assert run("anchor", "net:build", "--hardware", "here.toml") == 2
     assert "must be NETWORK@ROWSxCOLS" in capsys.readouterr().err
     assert run("anchor", "net:build@24x24", "--hardware", "edge-npu") == 2

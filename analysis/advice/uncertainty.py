@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from skipsim.hwmodels.anchor import anchor_of
 from skipsim.hwmodels.hardware import Hardware
-from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.traces.layer import Layer
 
 # 9 in 10 latencies of gated networks are predicted closer than this: DPACS on a ZCU102, ResNet-50 and -101 with
@@ -25,8 +24,8 @@ def model_error(machine: Hardware, layers: Sequence[Layer]) -> float:
     """Return how far a speed-up of a network with these layers may be off on a machine, in 9 of 10 cases."""
     if machine.processor is None:
         return MODEL_ERROR
-    anchor = anchor_of(machine.processor.anchors, map(LayerShape.of, layers))
-    return PROCESSOR_ERROR if anchor is None else ANCHORED_ERROR
+    anchor = anchor_of(machine.processor.anchors, layers)
+    return PROCESSOR_ERROR if anchor is None or anchor.difference(layers) else ANCHORED_ERROR
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,10 @@ class SparseNetwork(nn.Module):
         own = [known.layer for key, known in self._gates.items() if self._gated[key[0]].share == "layer"]
         gated = {layer.label: layer for layer in own if layer.gate != "none"}
         names = {label: (LayerShape.of(layer), (layer.block_rows, layer.block_cols)) for label, layer in gated.items()}
-        anchor = anchor_of(processor.anchors, (LayerShape.of(known.layer) for known in self._gates.values()))
+        layers = [known.layer for known in self._gates.values()]
+        anchor = anchor_of(processor.anchors, layers)
+        if anchor is not None and (difference := anchor.difference(layers, self.threads)):
+            _warn(difference)
         chosen = faster_dense(names, processor, self._density, anchor)
         return lambda layer: layer.label in chosen
 
