@@ -79,7 +79,17 @@ def make_anchor(times: NetworkTimes, hardware: Hardware, source: str) -> Anchor:
     processor = bare.processor
     assert processor is not None
     blocks = {layer.label: (layer.block_rows, layer.block_cols) for layer in layers if layer.gate != "none"}
-    traces = [trace_of(layers, frame.masks) for frame in times.gated]
+    footprint = processor.footprint_bytes or network_bytes(layers)
+    frames: list[GatedTime] = []
+    traces: list[Trace] = []
+    copies: list[float] = []
+    for frame in times.gated:  # on a small grid of blocks two densities may compute the same
+        trace = trace_of(layers, frame.masks)
+        spent_ns = float(copies_ns(trace, processor, footprint)[0])
+        if not copies or significant(spent_ns) > copies[-1]:
+            frames.append(frame)
+            traces.append(trace)
+            copies.append(significant(spent_ns))
     dense = simulate(traces[0], bare, dense=True)
     reports = [simulate(trace, bare, tile=blocks) for trace in traces]
     names = [LayerShape.of(layer).name for layer in layers]
@@ -89,20 +99,19 @@ def make_anchor(times: NetworkTimes, hardware: Hardware, source: str) -> Anchor:
         chosen = np.array([one == name for one in names])
         ratios = [
             float(frame.layers_ns[chosen].sum() / report.cycles_by_stage[0, chosen].sum())
-            for frame, report in list(zip(times.gated, reports, strict=True))[1:]
+            for frame, report in list(zip(frames, reports, strict=True))[1:]
         ]
         scales[name] = significant(float(np.mean(ratios)))
-    footprint = processor.footprint_bytes or network_bytes(layers)
     return Anchor(
         source=source,
         block=times.block,
         threads=times.threads,
         dense_ns=significant(times.dense_ns, 5),
         densities=tuple(significant(report.computed_macs / report.dense_macs) for report in reports),
-        gated_ns=tuple(significant(float(frame.timed.whole_ns), 5) for frame in times.gated),
+        gated_ns=tuple(significant(float(frame.timed.whole_ns), 5) for frame in frames),
         dense_scale=significant(times.dense_ns / dense.cycles),
-        copies_ns=tuple(significant(float(copies_ns(trace, processor, footprint)[0])) for trace in traces),
-        rest_ns=tuple(significant(frame.rest_ns) for frame in times.gated),
+        copies_ns=tuple(copies),
+        rest_ns=tuple(significant(frame.rest_ns) for frame in frames),
         layers=dict(counts),
         scales=scales,
     )

@@ -87,6 +87,14 @@ def test_what_was_measured_is_predicted(anchored):
         assert sum(report.causes.values()) == pytest.approx(report.cycles, abs=100)
 
 
+def test_frames_that_compute_the_same_count_once():
+    """On a small grid of blocks a low density may be none at all."""
+    twice = replace(TIMES, gated=(TIMES.gated[0], *TIMES.gated))
+    assert make_anchor(twice, load_hardware(MEASURED), "made up") == make_anchor(
+        TIMES, load_hardware(MEASURED), "made up"
+    )
+
+
 def test_what_belongs_to_no_layer_lies_on_lines_between_what_was_measured(anchored):
     anchor = anchored.processor.anchors["four layers"]
     low, middle, high = anchor.copies_ns
