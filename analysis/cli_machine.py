@@ -12,6 +12,7 @@ from skipsim.analysis.conventions import complain, example, print_json
 from skipsim.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from skipsim.hwmodels.hardware import Hardware
     from skipsim.traces.execute.timed_network import TimedNetwork
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -66,12 +67,7 @@ def calibrate(
         raise InputError("--anchor is measured, and --from measures nothing; use skipsim anchor afterwards")
     say = _say(as_json)
     if source:
-        hardware = fit_hardware(Measurements.load(source), out.stem)
-        if dropped := _anchors_in(out):
-            say(
-                f"warning: {out} held anchors that belong to its old fit, they are gone: {', '.join(dropped)}; "
-                "measure them again with skipsim anchor"
-            )
+        hardware = _keep_anchors(fit_hardware(Measurements.load(source), out.stem), out, say)
     else:
         networks = {name: _timed(name, 4) for name in anchors}
         shapes = [LayerShape.of(layer) for network in networks.values() for layer in network.layers]
@@ -87,12 +83,25 @@ def calibrate(
     click.echo(f"next: skipsim validate --hardware {out}")
 
 
-def _anchors_in(file: Path) -> list[str]:
-    """Return the names of the networks that a machine's file knows; none if it is not there."""
+def _keep_anchors(refitted: Hardware, file: Path, say: Callable[[str], None]) -> Hardware:
+    """Return a machine with the anchors of the file that it replaces, if its fit is the one that they were set against.
+
+    They say how far what was measured lay from what that fit predicts; with another they are dropped, and it is said.
+    """
     from skipsim.hwmodels.hardware import load_hardware
 
-    processor = load_hardware(str(file)).processor if file.is_file() else None
-    return list(processor.anchors) if processor else []
+    old, new = load_hardware(str(file)).processor if file.is_file() else None, refitted.processor
+    if old is None or new is None or not old.anchors:
+        return refitted
+    nothing: dict[str, Any] = {"anchors": {}, "dense_layers_ns": {}}
+    if old.model_copy(update=nothing) == new.model_copy(update=nothing):
+        kept = {"anchors": old.anchors, "dense_layers_ns": new.dense_layers_ns | old.dense_layers_ns}
+        return refitted.model_copy(update={"processor": new.model_copy(update=kept)})
+    say(
+        f"warning: {file} held anchors that belong to its old fit, they are gone: {'; '.join(old.anchors)}; "
+        "measure them again with skipsim anchor"
+    )
+    return refitted
 
 
 def describe_fit(machine: dict[str, Any]) -> str:

@@ -87,8 +87,20 @@ def test_a_new_fit_says_which_anchors_it_drops(known, tmp_path, capsys):
     load_hardware("measured-zen4-2core").save(tmp_path / "m.toml")
     assert run("calibrate", "-o", tmp_path / "m.toml", "--from", tmp_path / "raw.parquet") == 0
     said = capsys.readouterr().err
-    assert "m.toml held anchors that belong to its old fit, they are gone: hrnet_w32@256x256, " in said
+    assert "m.toml held anchors that belong to its old fit, they are gone: hrnet_w32@256x256, block 4; " in said
     assert "measure them again with skipsim anchor" in said
+
+
+def test_the_same_fit_again_keeps_anchors(known, tmp_path, capsys):
+    known.save(tmp_path / "raw.parquet")
+    fitted, anchors = fit_hardware(known, "m"), load_hardware("measured-zen4-2core").processor.anchors
+    measured = {"anchors": anchors, "dense_layers_ns": {"a layer": 5.0}}
+    fitted.model_copy(update={"processor": fitted.processor.model_copy(update=measured)}).save(tmp_path / "m.toml")
+    assert run("calibrate", "-o", tmp_path / "m.toml", "--from", tmp_path / "raw.parquet") == 0
+    assert "they are gone" not in capsys.readouterr().err
+    processor = load_hardware(tmp_path / "m.toml").processor
+    assert processor.anchors == anchors
+    assert processor.dense_layers_ns == {"a layer": 5.0}
 
 
 def test_anchors_are_taken_as_they_are(known):
