@@ -42,6 +42,7 @@ from skipsim.analysis.accuracy_points import (
     SEEDS_OF,
     THRESHOLDS,
     Point,
+    cameras_of,
     candidates,
     families,
     scored_on,
@@ -274,7 +275,7 @@ def run(
         if bench.weights(family) is None or bench.weights(replace(family, method="none")) is None:
             absent.add(f"{family.task} {family.method} b={family.block} seed {family.seed}")
             continue
-        for camera in cameras:
+        for camera in (camera for camera in cameras_of(family) if camera in cameras):
             ladder = [replace(one, camera=camera) for one in candidates(family)]
             best = ladder[0]
             if len(ladder) > 1:

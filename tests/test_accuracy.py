@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from skipsim.analysis.accuracy_points import (
     SEEDS_OF,
     THRESHOLDS,
     Point,
+    cameras_of,
     candidates,
     families,
     scored_on,
@@ -145,10 +147,12 @@ def test_the_strict_choice_takes_the_upper_end_of_the_interval() -> None:
     points = list(families("detection"))
     assert len({point.key() for point in points}) == len(points)
     strict = [point for point in points if point.split == "sure"]
-    assert {(point.seed, point.method) for point in strict} == {
-        (seed, method) for seed in (0, 1, 2) for method in ("tuned", "gumbel", AS_TRAINED)
-    }
+    assert {(point.seed, point.method) for point in strict} == set(product((0, 1, 2), ("gumbel", AS_TRAINED)))
     assert {scored_on(point) for point in strict} == {"many"}
+    assert {cameras_of(point) for point in strict} == {("static",)}
+    assert {(seed, "gumbel", 1, camera) for seed in (0, 1, 2) for camera in ("static", "pan")} <= {
+        (point.seed, point.method, point.block, camera) for point in points for camera in cameras_of(point)
+    }
 
 
 def test_a_main_row_has_the_interval_of_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
