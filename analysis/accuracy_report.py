@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from skipsim.analysis.accuracy import read_rows
-from skipsim.analysis.accuracy_points import AS_TRAINED, CAMERAS, POINTS_ALLOWED
+from skipsim.analysis.accuracy_points import AIM, AS_TRAINED, CAMERAS, POINTS_ALLOWED
 from skipsim.analysis.figures.style import (
     BLUE,
     GREEN,
@@ -33,7 +33,6 @@ from skipsim.analysis.figures.style import (
     styled,
 )
 
-AIM = 3.0  # times fewer MACs, within POINTS_ALLOWED of the dense network
 COLOURS = {
     "input-norm, by layer": GREEN,
     "input-norm": BLUE,

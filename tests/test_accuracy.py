@@ -20,9 +20,11 @@ from skipsim.analysis.accuracy_points import (
     AS_TRAINED,
     BLOCKS,
     CLIPS,
+    MOST_SAVING,
     NETWORKS,
     POINTS_ALLOWED,
     SEEDS_OF,
+    STRICTLY,
     THRESHOLDS,
     Point,
     cameras_of,
@@ -144,15 +146,25 @@ def test_the_strict_choice_takes_the_upper_end_of_the_interval() -> None:
     row = {"split": "sure", "drop_points": 0.1, "drop_high": 0.7}
     assert accuracy.judged(row)["drop_points"] == 0.7
     assert accuracy.judged({**row, "split": "choice"})["drop_points"] == 0.1
-    points = list(families("detection"))
+    points = list(families("pose"))
     assert len({point.key() for point in points}) == len(points)
     strict = [point for point in points if point.split == "sure"]
-    assert {(point.seed, point.method) for point in strict} == set(product((0, 1, 2), ("gumbel", AS_TRAINED)))
+    assert {(point.seed, point.method) for point in strict} == set(product((0, 1, 2), ("gumbel", AS_TRAINED, "tuned")))
     assert {scored_on(point) for point in strict} == {"many"}
     assert {cameras_of(point) for point in strict} == {("static",)}
     assert {(seed, "gumbel", 1, camera) for seed in (0, 1, 2) for camera in ("static", "pan")} <= {
         (point.seed, point.method, point.block, camera) for point in points for camera in cameras_of(point)
     }
+
+
+def test_a_choice_by_saving_looks_at_no_loss() -> None:
+    rows = [{"split": "saving", "drop_points": lost, "mac_reduction": saved, "threshold": saved} for saved, lost in (
+        (2.9, 9.0), (MOST_SAVING, 7.0), (3.3, -1.0)
+    )]  # fmt: skip
+    assert chosen([accuracy.judged(row) for row in rows], POINTS_ALLOWED)["threshold"] == MOST_SAVING
+    (found, *others) = [point for point in families("detection") if point.split == "saving"]
+    assert [scored_on(point) for point in (found, *others)] == ["many"] * 3
+    assert cameras_of(found) == ("static",)
 
 
 def test_a_main_row_has_the_interval_of_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +215,9 @@ def test_every_scored_row_was_chosen_on_other_clips() -> None:
     assert rows
     names = [field.name for field in fields(Point) if field.name not in ("threshold", "split")]
     for found in rows:
-        if found["split"] in ("validation", "choice", "sure"):
+        if found["split"] in ("validation", "choice", STRICTLY[found["task"]]):
             family = tuple(found[name] for name in names)
-            ladders.setdefault((*family, str(found["split"] == "sure")), []).append(accuracy.judged(found))
+            ladders.setdefault((*family, str(found["split"] in STRICTLY.values())), []).append(accuracy.judged(found))
     best = {family: chosen(tried, POINTS_ALLOWED)["threshold"] for family, tried in ladders.items()}
     scored = set()
     for found in rows:
