@@ -45,7 +45,7 @@ COLOURS = {
     "input-norm, one gate per network": PURPLE,
     "hold": GREY,
     "resolution": ORANGE,
-    "narrow": INK,
+    "narrow": "#6B4C9A",
 }
 NAMES = {
     "tuned": "input-norm, by layer",
@@ -63,7 +63,7 @@ SCORED = ("many", "fresh", "test")  # splits that are scored, the better first
 
 
 def scored_rows(path: Path) -> pd.DataFrame:
-    """Return the rows on test clips, fresh ones where there are, with the name of the way of gating in `way`."""
+    """Return the rows on test clips, the best that all seeds of a way have, with the name of the way in `way`."""
     table = pd.DataFrame(read_rows(path))
     numbers = ["seed", "block", "reset_every", "drop_points", "mac_reduction", "gated_mac_reduction"]
     table[numbers] = table[numbers].apply(pd.to_numeric)
@@ -71,7 +71,9 @@ def scored_rows(path: Path) -> pd.DataFrame:
     table[["threshold", *INTERVAL]] = table[["threshold", *INTERVAL]].apply(pd.to_numeric)
     table = table[table["split"].isin(SCORED)].copy()
     table["detail"] = table["threshold"].where(table["method"] == "resolution", 0.0)
-    place = ["task", "method", "seed", "block", "share", "camera", "detail", *FORM]
+    place = ["task", "method", "block", "share", "camera", "detail", *FORM]
+    table["seeds"] = table.groupby([*place, "split"])["seed"].transform("nunique")
+    table = table[table["seeds"] == table.groupby(place)["seeds"].transform("max")].drop(columns="seeds")
     table["rank"] = table["split"].map(SCORED.index)
     table = table[table["rank"] == table.groupby(place)["rank"].transform("min")].drop(columns="rank")
     table["clips"] = table["clips"].astype(str) + table["split"].map(lambda split: "" if split == "test" else " fresh")
