@@ -210,6 +210,7 @@ def _timed(text: str, block: int) -> TimedNetwork:
 @click.option("--no-networks", is_flag=True, help="Layers and block sizes only.")
 @click.option("--block", "blocks", multiple=True, type=click.IntRange(min=1), help="Of the networks' gates; default 4.")
 @click.option("--passes", default=6, show_default=True, type=click.IntRange(min=2), help="Over all measurements.")
+@click.option("--seed", type=click.IntRange(min=0), help="Other layers and masks than those of the default, 9100.")
 @click.option("--allow-busy", is_flag=True, help="Measure beside other load.")
 @click.option("--figures", type=click.Path(path_type=Path), help="Folder for the figures.")
 @AS_JSON
@@ -219,6 +220,7 @@ def validate(
     no_networks: bool,
     blocks: tuple[int, ...],
     passes: int,
+    seed: int | None,
     allow_busy: bool,
     figures: Path | None,
     as_json: bool,
@@ -227,7 +229,7 @@ def validate(
 
     On layers, masks, block sizes and whole networks that calibration never saw; takes minutes.
     """
-    from skipsim.analysis.validate import describe
+    from skipsim.analysis.validate import SEED, describe
     from skipsim.analysis.validate import validate as run
     from skipsim.analysis.validate_networks import NETWORKS
     from skipsim.hwmodels.hardware import load_hardware
@@ -240,6 +242,7 @@ def validate(
         networks=() if no_networks else networks or tuple(NETWORKS),
         blocks=blocks or (4,),
         passes=passes,
+        seed=SEED if seed is None else seed,
         allow_busy=allow_busy,
         say=_say(as_json),
     )

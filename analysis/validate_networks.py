@@ -15,7 +15,7 @@ was made is the machine's *drift*; errors without it are the model's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipsim.analysis.anchor_network import MIDDLE, NetworkTimes, make_anchor, trace_of, without_anchors
+from skipsim.hwmodels.anchor import Anchor
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.kernel_work import LayerShape
 from skipsim.hwmodels.kernels import Step
@@ -39,12 +40,14 @@ NETWORKS = {"hrnet_w32": (256, 256), "efficientdet_d0": (512, 512), "unet": (256
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5)
 CLIPS = {"hrnet_w32": "pose", "efficientdet_d0": "detection", "unet": "pose"}
 ROUNDS, ATTEMPTS, STEADY = 2, 3, 0.05
+LOWEST = 1  # of the anchor's densities, but for zero: what is it worth?
 RECORDED = tuple((camera, share) for camera in ("static", "pan") for share in (0.1, 0.3))
 """Cameras of the clips, and thresholds as shares of a layer's mean input."""
 PREDICTIONS = {
     "speedup_error": "simulate, no anchor",
     "anchored_error": "simulate, with an anchor",
     "anchored_steady_error": "the same, drift taken out",
+    "coarse_steady_error": "with an anchor of one density less, drift taken out",
     "kernels_error": "the program's kernels",
     "scaled_error": "the program's kernels, scaled",
     "scaled_steady_error": "the same, drift taken out",
@@ -134,19 +137,22 @@ def network_errors(
     times = NetworkTimes.of(timed, repeats)
     bare = without_anchors(hardware)
     anchor = make_anchor(times, bare, f"measured: {name}")
+    fewer = replace(times, gated=tuple(one for one in times.gated if one is not times.gated[LOWEST]))
+    coarse = make_anchor(fewer, bare, f"measured: {name}, without its lowest density")
     processor = _processor(bare)
-    anchored = bare.model_copy(update={"processor": processor.model_copy(update={"anchors": {name: anchor}})})
+    machines = (bare, *(_with(bare, name, one) for one in (anchor, coarse)))
     middle = times.gated[MIDDLE]
     scales = KernelScales.of(middle.timed, predict_kernels(timed, middle.masks, processor))
     predicted = []
     for masks in configurations.values():
         trace = trace_of(timed.layers, masks)
-        alone, put_right = (simulate(trace, one, tile=(block, block)) for one in (bare, anchored))
+        alone, put_right, coarsely = (simulate(trace, one, tile=(block, block)) for one in machines)
         kernels_ns = predict_kernels(timed, masks, processor)
         predicted.append(
             {
                 "speedup": alone.speedup,
                 "anchored": times.dense_ns / put_right.cycles,
+                "coarse": times.dense_ns / coarsely.cycles,
                 "kernels": times.dense_ns / (float(kernels_ns.sum()) + scales.rest_ns),
                 "scaled": times.dense_ns / scales.frame_ns(kernels_ns),
             }
@@ -161,6 +167,12 @@ def network_errors(
         | _row(timed, masks, found, float(middle.timed.whole_ns), times.dense_ns, guesses)
         for (source, masks), found, guesses in zip(configurations.items(), runs, predicted, strict=True)
     ]
+
+
+def _with(hardware: Hardware, name: str, anchor: Anchor) -> Hardware:
+    """Return a measured machine that knows this network only."""
+    processor = _processor(hardware).model_copy(update={"anchors": {name: anchor}})
+    return hardware.model_copy(update={"processor": processor})
 
 
 def _processor(hardware: Hardware) -> Processor:
@@ -211,7 +223,7 @@ def _row(
     whole = np.array([one.whole_ns for one in runs])
     drift = float(np.mean([one.reference_ns for one in runs])) / reference_ns
     speedup = dense_ns / float(whole.mean())
-    steady = {f"{name}_steady": predicted[name] / drift for name in ("anchored", "scaled")}
+    steady = {f"{name}_steady": predicted[name] / drift for name in ("anchored", "coarse", "scaled")}
     return {
         "density": 1 / reduction,
         "dense_ms": dense_ns / 1e6,

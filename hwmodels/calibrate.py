@@ -39,7 +39,7 @@ def fit_hardware(measurements: Measurements, name: str) -> Hardware:
     """Fit every coefficient to raw measurements; at a nominal 1 GHz, so that cycles are nanoseconds."""
     table, peaks = measurements.table, measurements.peaks
     registers = Registers(pixels=measurements.tile_pixels, lanes=measurements.lanes)
-    kernels = {path: _by_class(table, path, peaks, registers) for path in KERNELS if (table["what"] == path).any()}
+    kernels = {path: fit_kernels(table, path, peaks, registers) for path in KERNELS if (table["what"] == path).any()}
     path = next((name for name in OWN_PATHS if name in kernels), None)
     if path is None:
         raise InputError("calibrate: the measurements hold no compiled or Triton kernel; measure again")
@@ -61,7 +61,7 @@ def fit_hardware(measurements: Measurements, name: str) -> Hardware:
             for stage in STAGES
             if (table["what"] == stage).any()
         },
-        dense=_by_class(table, "dense", peaks, registers),
+        dense=fit_kernels(table, "dense", peaks, registers),
         dense_layers_ns={
             call_of(row).shape.name: significant(float(row.ns), 5)  # type: ignore[arg-type]
             for row in table[table["what"] == "dense_layer"].itertuples()
@@ -79,7 +79,8 @@ def fit_hardware(measurements: Measurements, name: str) -> Hardware:
     )
 
 
-def _by_class(table: pd.DataFrame, what: str, peaks: Peaks, registers: Registers) -> dict[Any, Cost]:
+def fit_kernels(table: pd.DataFrame, what: str, peaks: Peaks, registers: Registers) -> dict[Any, Cost]:
+    """Fit a kernel path, or dense layers, class by class, to the rows of that name."""
     rows = table[table["what"] == what]
     return {
         str(kind): _cost(group, peaks, f"{what} on {kind} layers", registers)

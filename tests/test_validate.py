@@ -14,6 +14,7 @@ from skipsim.analysis.validate import (
     naive_errors,
     own_errors,
     predicted_ns,
+    refitted,
     spread,
 )
 from skipsim.errors import InputError
@@ -88,6 +89,23 @@ def test_layers_that_were_fitted_tell_how_far_the_machine_has_moved():
     assert (found["class"], found["moved"]) == ("plain", pytest.approx(0.25))
     assert found["error"]["median"] == found["error"]["p90"] == pytest.approx(0.2)  # of the measured time
     assert found["fitted"]["median"] == processor.kernels["compiled"]["plain"].median_error
+
+
+def test_a_fit_to_the_layers_as_they_are_now_knows_that_the_machine_became_slower():
+    """Everything takes twice as long: the new fit predicts that for layers that neither fit has seen."""
+    processor = load_hardware(MEASURED).processor
+    assert processor is not None
+
+    def rows(seed: int, count: int) -> pd.DataFrame:
+        shapes = draw_shapes(seed, {"plain": count})
+        calls = [Call(shape, (2, 2), share, 0.0, 0) for shape in shapes for share in (0.1, 0.5, 1.0)]
+        table = pd.DataFrame([row_of("compiled", call, hot, 2.0**28) for call in calls for hot in (False, True)])
+        return table.assign(ns=(2 * predicted_ns(table, processor)).clip(1))
+
+    own, others = (rows(seed, count) for seed, count in ((5, 20), (6, 4)))
+    today = refitted(own.assign(total_ns=own["ns"]), processor)
+    assert predicted_ns(others, today) == pytest.approx(others["ns"].to_numpy(), rel=0.02)
+    assert today.kernels["compiled"]["strided"] == processor.kernels["compiled"]["strided"]  # none was measured again
 
 
 def test_large_maps_stand_apart_and_stages_together():
