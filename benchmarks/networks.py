@@ -6,11 +6,14 @@ layer; its gates are evaluated too, and the frames differ everywhere, so that ga
 cost what they cost. Weights are random: time does not depend on them. Everything runs on so many threads, with
 denormals flushed, in inference mode; times are wall clock, medians over the runs.
 
+Before a configuration runs, its speed-up is predicted by this machine's measured file, if there is one for so many
+threads ("auto": see skipsim.hwmodels.choice), with the file's anchor of the network, if it has one.
+
 With --live the gates decide, on a procedural clip; their thresholds are shares of each layer's mean input.
 
 Run by hand: .venv/bin/python benchmarks/networks.py [--networks hrnet_w32,efficientdet_d0,unet] [--blocks 1,2,4,8,16]
     [--densities 0.05,0.1,0.25,0.5,1 | --live 0.1,0.3] [--runs 5] [--threads 1] [--placement fused] [--share layer]
-    [--json FILE]
+    [--machine auto|NAME|FILE] [--json FILE]
 """
 
 from __future__ import annotations
@@ -32,10 +35,13 @@ import torch
 from torch import Tensor, nn
 
 import skipsim
+from skipsim.hwmodels.choice import machine_at_hand
+from skipsim.hwmodels.hardware import Hardware
 from skipsim.traces.execute.graph import Graph
 from skipsim.traces.execute.graph_reader import read_graph
 from skipsim.traces.execute.sparse_network import SparseNetwork
 from skipsim.traces.synthetic import synthetic_trace
+from skipsim.traces.trace import Trace
 
 SIZES = {"hrnet_w32": (256, 256), "efficientdet_d0": (512, 512), "unet": (256, 256)}
 CLUSTER_SHARE = 8  # clusters are an eighth of the picture's height across
@@ -79,7 +85,7 @@ class Case:
     """One network with gates of one block size, and masks of several densities."""
 
     def __init__(self, name: str, model: nn.Module, graph: Graph, block: int, options: argparse.Namespace) -> None:
-        self.frames = frames_of(SIZES[name])
+        self.frames, self.block = frames_of(SIZES[name]), block
         self.masks: list[Masks] = []
         gated = skipsim.convert(model, skipsim.InputNormGate(threshold=0.0, block=block), share=options.share)
         self.sparse = SparseNetwork(
@@ -104,6 +110,17 @@ class Case:
             {layer.key: trace.mask(index, frame) for index, layer in enumerate(trace.layers)}
             for frame in range(1, FRAMES + 1)
         ]
+
+    def predict(self, density: float, machine: Hardware | None) -> float | None:
+        """Return the predicted speed-up of a density's masks, by a machine that runs every gated layer gated."""
+        if machine is None:
+            return None
+        layers, frames = self.sparse.layers, self.by_density[density]
+        trace = Trace.from_masks(
+            list(layers), [np.stack([masks[layer.key] for masks in frames]) for layer in layers], reference_frames=()
+        )
+        gated = machine.replace(**{"processor.fallback": False})
+        return skipsim.simulate(trace, gated, tile=(self.block, self.block)).speedup
 
     def run(self, density: float) -> tuple[float, float]:
         """Return milliseconds and multiply-accumulates per frame, means over some frames after one that warms up."""
@@ -141,6 +158,7 @@ def measure(name: str, model: nn.Module, graph: Graph, options: argparse.Namespa
     for block in options.blocks:
         case = Case(name, model, graph, block, options)
         case.sparse.threads = options.threads
+        predicted = {density: case.predict(density, options.machine) for density in options.densities}
         dense_times: dict[str, list[float]] = {way: [] for way in dense}
         found: dict[float, list[tuple[float, float]]] = {density: [] for density in options.densities}
         for _ in range(options.runs + 1):
@@ -150,7 +168,7 @@ def measure(name: str, model: nn.Module, graph: Graph, options: argparse.Namespa
                 found[density].append(case.run(density))
         for density, runs in found.items():
             row = {"network": name, "masks": "synthetic", "block": block, "density": density}
-            row |= setting(options) | {"parts_ms": case.parts(density)}
+            row |= setting(options) | {"parts_ms": case.parts(density), "predicted": predicted[density]}
             rows.append(row | compared(case.sparse, dense_times, runs))
             print(line(rows[-1]), flush=True)
     return rows
@@ -238,16 +256,18 @@ def compared(
 
 PARTS = ("convolve", "gate", "reference", "index", "combine", "torch", "input", "output")
 HEADER = (
-    f"{'network':<16} {'block':>5} {'density':>7} {'dense ms':>8} {'sparse ms':>9} {'speed-up':>8} {'MACs':>6} "
-    f"{'realised':>8}   " + " ".join(f"{part:>9}" for part in PARTS)
+    f"{'network':<16} {'block':>5} {'density':>7} {'dense ms':>8} {'sparse ms':>9} {'speed-up':>8} {'predicted':>9} "
+    f"{'MACs':>6} {'realised':>8}   " + " ".join(f"{part:>9}" for part in PARTS)
 )
 
 
 def line(row: dict[str, Any]) -> str:
+    guess = row.get("predicted")
     parts = " ".join(f"{row['parts_ms'].get(part, 0):>9.2f}" for part in PARTS)
     return (
         f"{row['network']:<16} {row['block']:>5} {row['density']:>7} {row['dense_ms'][row['dense']]:>8.1f} "
-        f"{row['sparse_ms']:>9.1f} {row['speedup']:>7.2f}x {row['mac_reduction']:>5.2f}x {row['realised']:>8.2f}"
+        f"{row['sparse_ms']:>9.1f} {row['speedup']:>7.2f}x {'' if guess is None else f'{guess:.2f}x':>9} "
+        f"{row['mac_reduction']:>5.2f}x {row['realised']:>8.2f}"
         f"   {parts}"
     )
 
@@ -264,11 +284,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--placement", default="fused")
     parser.add_argument("--share", default="layer", help="layer, block or network: which layers go by one gate")
+    parser.add_argument("--machine", default="auto", help="a measured machine that predicts; none: nothing")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
     options = parser.parse_args()
+    if options.runs < 2:
+        parser.error(f"--runs must be at least 2, so that they have a spread, got {options.runs}")
     if options.live and options.frames < 7:
         parser.error(f"--frames must be at least 7, so that some are timed in each of two ways, got {options.frames}")
 
+    options.machine = machine_at_hand(options.machine, print)
+    if options.machine is not None and options.machine.processor.host.threads != options.threads:
+        options.machine = None
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     print(HEADER)
