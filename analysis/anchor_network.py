@@ -130,7 +130,9 @@ def anchor_network(
     shapes = [LayerShape.of(layer) for network in networks.values() for layer in network.layers]
     unknown = [shape for shape in dict.fromkeys(shapes) if shape.name not in processor.dense_layers_ns]
     if unknown:
-        rows = measure_dense(unknown, "dense_layer", Plan(passes=repeats), say).itertuples()
+        rows = measure_dense(
+            unknown, "dense_layer", Plan(passes=repeats, threads=processor.host.threads), say
+        ).itertuples()
         found = {call_of(row).shape.name: significant(float(row.ns), 5) for row in rows}  # type: ignore[arg-type]
         processor = processor.model_copy(update={"dense_layers_ns": processor.dense_layers_ns | found})
         hardware = hardware.model_copy(update={"processor": processor})

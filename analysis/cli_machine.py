@@ -22,6 +22,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for m
     epilog=example(
         "skipsim calibrate -o my-machine.toml",
         "skipsim calibrate -o my-machine.toml --anchor hrnet_w32@256x256",
+        "skipsim calibrate -o both-cores.toml --threads 2",
         "skipsim calibrate -o my-machine.toml --from my-machine.parquet",
     )
 )
@@ -32,6 +33,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for m
 @click.option("--raw", type=click.Path(path_type=Path), help="Raw measurements; default: the .toml's name, .parquet.")
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Fit these raw measurements; measure nothing.")
 @click.option("--anchor", "anchors", multiple=True, metavar="NETWORK@RxC", help="Measure a network too; see anchor.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="That run a layer together.")
 @click.option("--passes", default=12, show_default=True, type=click.IntRange(min=2), help="Over all measurements.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the layers and masks.")
 @click.option("--allow-busy", is_flag=True, help="Measure beside other load; the file's repeatability shows it.")
@@ -42,6 +44,7 @@ def calibrate(
     raw: Path | None,
     source: Path | None,
     anchors: tuple[str, ...],
+    threads: int,
     passes: int,
     seed: int,
     allow_busy: bool,
@@ -49,7 +52,8 @@ def calibrate(
 ) -> None:
     """Measure this machine and write it as a .toml file.
 
-    Takes about a minute. Other programs disturb it: much load is refused, some is warned about.
+    Takes about a minute. Other programs disturb it: much load is refused, some is warned about. A file is of so many
+    threads as it was measured with; `simulate`, `validate` and `anchor` go by it.
     """
     from skipsim.analysis.anchor_network import anchor_network
     from skipsim.analysis.summary import describe_machines
@@ -69,9 +73,9 @@ def calibrate(
     if source:
         hardware = _keep_anchors(fit_hardware(Measurements.load(source), out.stem), out, say)
     else:
-        networks = {name: _timed(name, 4) for name in anchors}
+        networks = {name: _timed(name, 4, threads) for name in anchors}
         shapes = [LayerShape.of(layer) for network in networks.values() for layer in network.layers]
-        plan = Plan(passes=passes, seed=seed)
+        plan = Plan(passes=passes, seed=seed, threads=threads)
         hardware, measurements = run(out.stem, device=device, plan=plan, anchors=shapes, allow_busy=allow_busy, say=say)
         measurements.save(raw or out.with_suffix(".parquet"))
         hardware = anchor_network(hardware, networks, max(2, passes // 2), say)
@@ -152,7 +156,7 @@ def anchor(
     """
     from skipsim.analysis.anchor_network import MIDDLE, anchor_name, anchor_network
     from skipsim.hwmodels.hardware import load_hardware
-    from skipsim.hwmodels.host import check_idle, describe_host, differences, load_of_others, pin_thread
+    from skipsim.hwmodels.host import check_idle, check_threads, describe_host, differences, load_of_others, pin_thread
 
     say, machine = _say(as_json), load_hardware(hardware)
     if machine.processor is None:
@@ -165,11 +169,13 @@ def anchor(
     if target.suffix != ".toml" or (out is None and not target.is_file()):
         raise InputError(f"--out: must be a .toml file, got {str(target)!r}; packaged machines stay as they are")
     warnings = [f"another machine: {line}" for line in differences(machine.processor.host, describe_host())]
-    warnings += [line for line in (check_idle(load_of_others(), allow_busy),) if line]
+    threads = machine.processor.host.threads
+    warnings += [line for line in (check_threads(threads), check_idle(load_of_others(), allow_busy)) if line]
     for warning in warnings:
         say(f"warning: {warning}")
-    timed = {name: _timed(name, block) for name in networks}
-    pin_thread()
+    timed = {name: _timed(name, block, threads) for name in networks}
+    if threads == 1:
+        pin_thread()
     anchored = anchor_network(machine, timed, passes, say)
     anchored.save(target)
     assert anchored.processor is not None
@@ -186,7 +192,7 @@ def anchor(
     click.echo(f"next: skipsim simulate TRACE --hardware {target}")
 
 
-def _timed(text: str, block: int) -> TimedNetwork:
+def _timed(text: str, block: int, threads: int) -> TimedNetwork:
     """Make NETWORK@RxC ready to be timed."""
     from skipsim.analysis.conventions import read_pair
     from skipsim.analysis.inputs.networks import build_network
@@ -196,7 +202,7 @@ def _timed(text: str, block: int) -> TimedNetwork:
     if not at:
         raise InputError(f"anchor {text!r}: must be NETWORK@ROWSxCOLS, for example hrnet_w32@256x256")
     rows, cols = read_pair("anchor", size)
-    return TimedNetwork(name, rows, cols, block, model=build_network(name))
+    return TimedNetwork(name, rows, cols, block, threads, model=build_network(name))
 
 
 @click.command(

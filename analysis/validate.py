@@ -24,7 +24,7 @@ from skipsim.hwmodels.calibrate import OWN_PATHS, STAGES, amounts_of, fit_kernel
 from skipsim.hwmodels.design import BLOCKS, Call, draw_calls, draw_shapes
 from skipsim.hwmodels.fit import errors_of, predict
 from skipsim.hwmodels.hardware import Hardware
-from skipsim.hwmodels.host import check_idle, describe_host, differences, load_of_others
+from skipsim.hwmodels.host import check_idle, check_threads, describe_host, differences, load_of_others
 from skipsim.hwmodels.kernel_work import LayerClass, LayerShape
 from skipsim.hwmodels.measure import Plan, measure_calls, measure_compiled
 from skipsim.hwmodels.measurement_file import call_of
@@ -66,13 +66,14 @@ def validate(
     warnings = [
         f"another machine: {line}" for line in differences(processor.host, describe_host(processor.host.device))
     ]
-    warnings += [line for line in (check_idle(load_of_others(), allow_busy),) if line]
+    threads = processor.host.threads
+    warnings += [line for line in (check_threads(threads), check_idle(load_of_others(), allow_busy)) if line]
     for warning in warnings:
         say(f"warning: {warning}")
-    plan = Plan(configurations=4, passes=passes, seed=processor.seed + seed, per_class=HELD_OUT)
+    plan = Plan(configurations=4, passes=passes, seed=processor.seed + seed, per_class=HELD_OUT, threads=threads)
     device = processor.host.device
     say("the calibration's own layers again")
-    own = _measured_kernels(device, Plan(passes=2, seed=processor.seed), say)
+    own = _measured_kernels(device, Plan(passes=2, seed=processor.seed, threads=threads), say)
     held_out = _measured_kernels(device, plan, say)
     shapes = draw_shapes(plan.seed, plan.per_class)
     dense = measure_dense(shapes, "dense", plan, say, device)
@@ -81,7 +82,7 @@ def validate(
     held_out = pd.concat([held_out, gathered], ignore_index=True)
     on_cpu = device == "cpu"  # what runs whole networks and ranks blocks is compiled for the CPU
     cases = [(name, block) for name in networks for block in blocks] if on_cpu else []
-    whole = [one for name, block in cases for one in network_errors(name, block, hardware, passes, say)]
+    whole = [one for name, block in cases for one in network_errors(name, block, hardware, passes, say, threads)]
     return {
         "hardware": hardware.name,
         "warnings": warnings,

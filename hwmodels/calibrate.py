@@ -138,11 +138,13 @@ def calibrate(
     from skipsim.hwmodels.measured_torch import measure_dense, measure_gathered
 
     plan = plan or measure.Plan()
-    host = describe_host(device)
-    for warning in (check_threads(1), check_vectors(host), check_idle(load_of_others(), allow_busy)):
+    host = describe_host(device, plan.threads)
+    if device == "cuda" and plan.threads > 1:
+        raise InputError(f"calibrate: device 'cuda' is timed with 1 thread, got {plan.threads}")
+    for warning in (check_threads(plan.threads), check_vectors(host), check_idle(load_of_others(), allow_busy)):
         if warning:
             say(f"warning: {warning}")
-    core = pin_thread()
+    core = pin_thread() if plan.threads == 1 else None
     measured = _measure_gpu(plan, say) if device == "cuda" else measure.measure_compiled(plan, say)
     dense = draw_shapes(plan.seed + 1, DENSE_PER_CLASS if plan.per_class is None else plan.per_class)
     tables = [measured.table, measure_dense(dense, "dense", plan, say, device)]

@@ -28,12 +28,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: masks per layer, passes over everything, layers per class."""
+    """How much is measured: masks per layer, passes over everything, layers per class; and on how many threads."""
 
     configurations: int = 8
     passes: int = 12
     seed: int = 0
     per_class: dict[LayerClass, int] | None = None
+    threads: int = 1
 
 
 @dataclass
@@ -75,8 +76,8 @@ class CacheFlush:
 
 def measure_compiled(plan: Plan, say: Say) -> Measurements:
     """Measure peaks and the compiled kernels with their stages, cold and hot."""
-    say("peaks of this core")
-    peaks = measure_peaks()
+    say("peaks of this core" if plan.threads == 1 else f"peaks of {plan.threads} cores")
+    peaks = measure_peaks(plan.threads)
     generator = np.random.default_rng([plan.seed, 3])
     registers = Registers(pixels=pixels_per_tile(host_lanes()), lanes=host_lanes())
     shapes = draw_shapes(plan.seed, plan.per_class)
@@ -90,7 +91,7 @@ def measure_compiled(plan: Plan, say: Say) -> Measurements:
     rows = _cold(chains, plan, say) + _hot(chains, registers, plan, say)
     return Measurements(
         _with_differences(pd.DataFrame(rows)),
-        describe_host(),
+        describe_host(threads=plan.threads),
         peaks,
         datetime.datetime.now(datetime.UTC).date().isoformat(),
         plan.seed,
@@ -111,12 +112,12 @@ def _cold(chains: list[Chain], plan: Plan, say: Say) -> list[dict[str, Any]]:
     """Time whole chains, each after the caches were flushed."""
     flush, minima = CacheFlush(), [Minima.of(len(chain.steps)) for chain in chains]
     for chain in chains:
-        chain.time()  # first touch, code
+        chain.time(plan.threads)  # first touch, code
     for number in range(plan.passes):
         say(f"cold pass {number + 1} of {plan.passes}")
         for chain, kept in zip(chains, minima, strict=True):
             flush()
-            kept.add(chain.time(), late=2 * number >= plan.passes)
+            kept.add(chain.time(plan.threads), late=2 * number >= plan.passes)
     return [
         row_of(step.name, step.call, False, float(FLUSH_BYTES)) | kept.columns(index)
         for chain, kept in zip(chains, minima, strict=True)
@@ -133,7 +134,7 @@ def _hot(chains: list[Chain], registers: Registers, plan: Plan, say: Say) -> lis
         for first, last in _calls_of(chain):
             steps = chain.steps[first:last]
             program, kept = Program(chain.program.steps[first:last]), Minima.of(last - first)
-            times = program.time(2 + plan.passes // 2)[1:]
+            times = program.time(2 + plan.passes // 2, plan.threads)[1:]
             for index, one in enumerate(times):
                 kept.add(one, late=2 * index >= len(times))
             footprint = touched_bytes(work_of("compiled", steps[0].call, registers))

@@ -95,9 +95,9 @@ class Chain:
     program: Program
     steps: tuple[TimedStep, ...]
 
-    def time(self) -> NDArray[np.int64]:
-        """Run once; return the thread's CPU time of every step, ns."""
-        times: NDArray[np.int64] = self.program.time(1)[0]
+    def time(self, threads: int = 1) -> NDArray[np.int64]:
+        """Run once; return the time of every step, ns, as Program.time says."""
+        times: NDArray[np.int64] = self.program.time(1, threads)[0]
         return times
 
 

@@ -74,16 +74,16 @@ def cache_flush(device: str) -> Callable[[], object]:
 
 
 @contextmanager
-def measurable() -> Iterator[None]:
-    """Make PyTorch measurable, and put it back: one thread, no gradients, denormals flushed (they are slow)."""
-    threads, flushed = torch.get_num_threads(), (torch.tensor([1e-40]) * 1.0).item() == 0
-    torch.set_num_threads(1)
+def measurable(threads: int) -> Iterator[None]:
+    """Make PyTorch measurable, and put it back: so many threads, no gradients, denormals flushed (they are slow)."""
+    before, flushed = torch.get_num_threads(), (torch.tensor([1e-40]) * 1.0).item() == 0
+    torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     try:
         with torch.no_grad():
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
         torch.set_flush_denormal(flushed)
 
 
@@ -128,58 +128,58 @@ def _clock() -> int:
     return time.thread_time_ns() if torch.get_num_threads() == 1 else time.perf_counter_ns()
 
 
-@measurable()
 def measure_dense(shapes: Sequence[LayerShape], what: str, plan: Plan, say: Say, device: str = "cpu") -> pd.DataFrame:
     """Measure dense layers, cold one after the other and hot, in both memory formats; each row has its faster one.
 
     `what` names the rows: "dense" are fitted, a "dense_layer", measured cold only, is taken as it is.
     """
-    generator = np.random.default_rng([plan.seed, 4])
-    cold, hot, flush = {}, {}, cache_flush(device)
-    for layout in FORMATS:
-        say(f"dense, {layout}: {len(shapes)} layers")
-        layers = [Tensors.of(shape, layout, device, generator) for shape in shapes]
-        time_dense(layers)  # the first call of a shape makes its kernel
-        cold[layout], hot[layout] = Minima.of(len(layers)), Minima.of(len(layers))
-        for number in range(plan.passes):
-            flush()
-            late = 2 * number >= plan.passes
-            cold[layout].add(time_dense(layers), late)
-            if what == "dense":
-                hot[layout].add([min(time_dense([one] * 2)) for one in layers], late)
-    return pd.DataFrame(
-        row_of(what, Call(shape, (1, 1), 1.0, 0.0, 0), kept is hot, footprint) | best.columns(index)
-        for index, shape in enumerate(shapes)
-        for kept, footprint in ((cold, float(FLUSH_BYTES)), (hot, float(touched_bytes(dense_work(shape)))))
-        if kept is cold or what == "dense"
-        for best in [min(kept.values(), key=lambda one: one.columns(index)["ns"])]
-    )
+    with measurable(plan.threads):
+        generator = np.random.default_rng([plan.seed, 4])
+        cold, hot, flush = {}, {}, cache_flush(device)
+        for layout in FORMATS:
+            say(f"dense, {layout}: {len(shapes)} layers")
+            layers = [Tensors.of(shape, layout, device, generator) for shape in shapes]
+            time_dense(layers)  # the first call of a shape makes its kernel
+            cold[layout], hot[layout] = Minima.of(len(layers)), Minima.of(len(layers))
+            for number in range(plan.passes):
+                flush()
+                late = 2 * number >= plan.passes
+                cold[layout].add(time_dense(layers), late)
+                if what == "dense":
+                    hot[layout].add([min(time_dense([one] * 2)) for one in layers], late)
+        return pd.DataFrame(
+            row_of(what, Call(shape, (1, 1), 1.0, 0.0, 0), kept is hot, footprint) | best.columns(index)
+            for index, shape in enumerate(shapes)
+            for kept, footprint in ((cold, float(FLUSH_BYTES)), (hot, float(touched_bytes(dense_work(shape)))))
+            if kept is cold or what == "dense"
+            for best in [min(kept.values(), key=lambda one: one.columns(index)["ns"])]
+        )
 
 
-@measurable()
 def measure_gathered(calls: Sequence[Sequence[Call]], plan: Plan, say: Say, device: str = "cpu") -> pd.DataFrame:
     """Measure PyTorch's gather, convolution and scatter cold, on chains of calls; both of its paths.
 
     The first pass does not count: PyTorch makes a kernel for every new number of blocks, which takes milliseconds and
     which a video with changing masks pays again and again.
     """
-    generator, rows = np.random.default_rng([plan.seed, 6]), []
-    layers = [Tensors.of(call.shape, "nchw", device, generator) for call in calls[0]]
-    for number, chain in enumerate(calls):
-        for path in GATHERED:
-            say(f"PyTorch's {path}: chain {number + 1} of {len(calls)}")
-            chosen = [pair for pair in zip(chain, layers, strict=True) if _runs(pair[0], path)]
-            minima, flush = Minima.of(len(chosen)), cache_flush(device)
-            for index in range(1 + plan.passes):
-                flush()
-                times = [_gathered_ns(call, one, path) for call, one in chosen]
-                if index:
-                    minima.add(times, late=2 * index > plan.passes)
-            rows += [
-                row_of(f"torch_{path}", call, False, float(FLUSH_BYTES)) | minima.columns(index)
-                for index, (call, _) in enumerate(chosen)
-            ]
-    return pd.DataFrame(rows)
+    with measurable(plan.threads):
+        generator, rows = np.random.default_rng([plan.seed, 6]), []
+        layers = [Tensors.of(call.shape, "nchw", device, generator) for call in calls[0]]
+        for number, chain in enumerate(calls):
+            for path in GATHERED:
+                say(f"PyTorch's {path}: chain {number + 1} of {len(calls)}")
+                chosen = [pair for pair in zip(chain, layers, strict=True) if _runs(pair[0], path)]
+                minima, flush = Minima.of(len(chosen)), cache_flush(device)
+                for index in range(1 + plan.passes):
+                    flush()
+                    times = [_gathered_ns(call, one, path) for call, one in chosen]
+                    if index:
+                        minima.add(times, late=2 * index > plan.passes)
+                rows += [
+                    row_of(f"torch_{path}", call, False, float(FLUSH_BYTES)) | minima.columns(index)
+                    for index, (call, _) in enumerate(chosen)
+                ]
+        return pd.DataFrame(rows)
 
 
 def _runs(call: Call, path: str) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from llvmlite import ir
@@ -20,15 +23,25 @@ LINE_BYTES = 64
 REPEATS = 7
 
 
-def measure_peaks() -> Peaks:
-    """Measure this core, in about ten seconds."""
+def measure_peaks(threads: int = 1) -> Peaks:
+    """Measure so many cores at once, in about ten seconds; of each footprint every core has its share."""
     return Peaks(
-        source="measured with one thread: best of repeated runs",
-        fma_gflops=significant(fma_gflops()),
+        source=f"measured with {'one thread' if threads == 1 else f'{threads} threads'}: best of repeated runs",
+        fma_gflops=significant(_together(fma_gflops, threads)),
         random_read_ns=significant(random_read_ns()),
         footprint_bytes=FOOTPRINTS,
-        stream_gb_per_s=tuple(significant(stream_gb_per_s(int(size))) for size in FOOTPRINTS),
+        stream_gb_per_s=tuple(
+            significant(_together(partial(stream_gb_per_s, int(size) // threads), threads)) for size in FOOTPRINTS
+        ),
     )
+
+
+def _together(rate: Callable[[], float], threads: int) -> float:
+    """Return the sum of the rates that so many threads reach at the same time."""
+    if threads == 1:
+        return rate()
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(lambda _: rate(), range(threads)))
 
 
 def fma_gflops(steps: int = 2_000_000) -> float:

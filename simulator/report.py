@@ -51,8 +51,11 @@ class Report:
 
     @property
     def anchor_warning(self) -> str | None:
-        """How what the anchor timed differs from what is simulated here: other blocks; None: it does not."""
-        return None if self.anchor is None else self.anchor.difference(self.network)
+        """How what the anchor timed differs from what is simulated here: other blocks or threads; None: it does not."""
+        processor = self.hardware.processor
+        if processor is None or self.anchor is None:
+            return None
+        return self.anchor.difference(self.network, processor.host.threads)
 
     @property
     def frames(self) -> int:

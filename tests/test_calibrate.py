@@ -140,6 +140,12 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, capsys, no_gpu):
     assert "PyTorch sees no GPU; choices: cpu" in capsys.readouterr().err
 
 
+def test_a_gpu_is_timed_with_one_thread(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibration, "describe_host", lambda device, threads: None)
+    assert run("calibrate", "-o", tmp_path / "m.toml", "--device", "cuda", "--threads", 2) == 2
+    assert "device 'cuda' is timed with 1 thread, got 2" in capsys.readouterr().err
+
+
 def test_a_gpu_without_room_is_said(monkeypatch):
     import torch
 
@@ -177,18 +183,21 @@ def test_work_of_a_full_mask_is_that_of_the_dense_layer():
         assert work.output_bytes[0] == shape.out_bytes
 
 
-def test_this_machine_is_measured_from_end_to_end(tmp_path, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_this_machine_is_measured_from_end_to_end(tmp_path, monkeypatch, threads):
     """Two layers per class, two passes: no bound on times, but the file must load and predict."""
     from skipsim.hwmodels import measure
 
     monkeypatch.setattr(calibration, "load_of_others", lambda: 0.0)
     monkeypatch.setattr(calibration, "pin_thread", lambda: None)
     monkeypatch.setattr(measure, "FLUSH_BYTES", 2**20)
-    monkeypatch.setattr(measure, "measure_peaks", lambda: PEAKS)
-    plan = measure.Plan(configurations=6, passes=2, per_class={"plain": 5, "pointwise": 5})
+    monkeypatch.setattr(calibration, "check_threads", lambda threads: None)
+    monkeypatch.setattr(measure, "measure_peaks", lambda threads: PEAKS)
+    plan = measure.Plan(configurations=6, passes=2, per_class={"plain": 5, "pointwise": 5}, threads=threads)
     monkeypatch.setattr(calibration, "FEWEST", 1)
     hardware, raw = calibration.calibrate("here", plan=plan, say=lambda text: None)
     assert (raw.table["ns"] > 0).all()
+    assert hardware.processor.host.threads == raw.host.threads == threads
     hardware.save(tmp_path / "here.toml")
     trace = synthetic_trace(
         [layer_of_shape() for _ in range(1)], frames=3, density=0.2, cluster_pixels=8, block=4, seed=0

@@ -166,9 +166,26 @@ def test_time_per_step_is_given_for_every_step_and_repeat() -> None:
     layer = pack(Convolution(16, 16, (3, 3), padding=(1, 1, 1, 1)), np.ones((16, 16, 3, 3)))
     x, y = FeatureMap.zeros(32, 32, 16, (1, 1, 1, 1)), FeatureMap.zeros(32, 32, 16)
     none, every = ActivePixels.zeros(32, 32), ActivePixels.full(32, 32)
-    times = Program([convolve(layer, x, y, none), convolve(layer, x, y, every)]).time(3)
-    assert times.shape == (3, 2)
-    assert (times > 0).all()
+    for threads in (1, 2):
+        y.interior[...] = 0
+        x.interior[...] = threads
+        times = Program([convolve(layer, x, y, none), convolve(layer, x, y, every)]).time(3, threads)
+        assert times.shape == (3, 2)
+        assert (times > 0).all()
+        assert y.interior[16, 16, 0] == 9 * 16 * threads
+
+
+def test_steps_are_timed_together_where_compiled_code_has_no_clock(monkeypatch) -> None:
+    from skipsim.hwmodels.kernels import program
+
+    machine = program._machine_calls().copy()
+    machine[program._CLOCK] = 0
+    monkeypatch.setattr(program, "_machine_calls", lambda: machine)
+    x, y = FeatureMap.zeros(4, 4, 1), FeatureMap.zeros(4, 4, 1)
+    x.interior[...] = 2
+    one = Program([convolve(pack(Convolution(1, 1), np.ones((1, 1, 1, 1))), x, y, ActivePixels.full(4, 4))])
+    assert one.time(2, threads=2).shape == one.time(2).shape == (2, 1)
+    assert (y.interior == 2).all()
 
 
 @pytest.mark.parametrize(

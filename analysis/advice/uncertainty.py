@@ -25,7 +25,8 @@ def model_error(machine: Hardware, layers: Sequence[Layer]) -> float:
     if machine.processor is None:
         return MODEL_ERROR
     anchor = anchor_of(machine.processor.anchors, layers)
-    return PROCESSOR_ERROR if anchor is None or anchor.difference(layers) else ANCHORED_ERROR
+    known = anchor is not None and anchor.difference(layers, machine.processor.host.threads) is None
+    return ANCHORED_ERROR if known else PROCESSOR_ERROR
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,16 @@ class Program:
             if not other.cancel():  # one that has not begun has nothing left to do
                 other.result()
 
-    def time(self, repeats: int) -> NDArray[np.int64]:
-        """Run all steps on one thread so often; return the thread's CPU time per step, ns [repeats, steps].
+    def time(self, repeats: int, threads: int = 1) -> NDArray[np.int64]:
+        """Run all steps so often; return the time per step, ns [repeats, steps].
 
-        The clock is read between steps; what that takes is in the times (an empty step: some 0.6 microseconds). Where
-        the system has no such clock that compiled code could read, steps are run one by one from Python.
+        One thread: its CPU time. The clock is read between steps; what that takes is in the times (an empty step: some
+        0.6 microseconds). Where the system has no such clock that compiled code could read, steps are run one by one
+        from Python. More threads: wall time of the calling one, which goes on when all have done a step's work; all are
+        awake before the first step begins, as in the midst of a frame.
         """
+        if threads > 1:
+            return np.array([self._time_together(threads) for _ in range(repeats)])
         times = np.zeros((repeats, len(self.steps)), np.int64)
         machine = _machine_calls()
         for repeat in range(repeats):
@@ -75,6 +79,26 @@ class Program:
                 begin = time.thread_time_ns()
                 _run(self._addresses, index, index + 1, machine)
                 times[repeat, index] = time.thread_time_ns() - begin
+        return times
+
+    def _time_together(self, threads: int) -> NDArray[np.int64]:
+        machine, awake = _machine_calls().copy(), np.zeros(1, np.int64)
+        times = np.zeros(len(self.steps), np.int64)
+        if not machine[_CLOCK]:
+            for index in range(len(self.steps)):
+                begin = time.perf_counter_ns()
+                self.run(threads, index, index + 1)
+                times[index] = time.perf_counter_ns() - begin
+            return times
+        _prepare(self._addresses, 0, len(self.steps), threads)
+        others = [
+            _pool(threads - 1).submit(_run_awake, self._addresses, machine, awake, threads) for _ in range(threads - 1)
+        ]
+        machine[_CLOCK_KIND] = time.CLOCK_MONOTONIC
+        _meet(awake, threads, machine)
+        _run_timed(self._addresses, machine, times, np.zeros(2, np.int64))
+        for other in others:
+            other.result()
         return times
 
 
@@ -164,6 +188,21 @@ def _run(steps, first, last, machine):
     for index in range(first, last):
         _run_step(steps[index], machine)
     call(machine[_CONTROL], control, 0, 0, 0, 0, 0)
+
+
+@compiled
+def _meet(awake, threads, machine):
+    add_atomically(awake.ctypes.data, 1)
+    spins = 0
+    while add_atomically(awake.ctypes.data, 0) < threads:
+        spins += 1
+        call(machine[_RELAX] if spins < _SPINS else machine[_YIELD], 0, 0, 0, 0, 0, 0)
+
+
+@compiled
+def _run_awake(steps, machine, awake, threads):
+    _meet(awake, threads, machine)
+    _run(steps, 0, len(steps), machine)
 
 
 @inlined
