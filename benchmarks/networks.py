@@ -293,7 +293,8 @@ def main() -> None:
         parser.error(f"--frames must be at least 7, so that some are timed in each of two ways, got {options.frames}")
 
     options.machine = machine_at_hand(options.machine, print)
-    if options.machine is not None and options.machine.processor.host.threads != options.threads:
+    known = options.machine and (options.machine.processor.host.threads, "fused", "layer")  # what its anchors hold
+    if (options.threads, options.placement, options.share) != known:
         options.machine = None
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)

@@ -82,7 +82,7 @@ class Program:
         return times
 
     def _time_together(self, threads: int) -> NDArray[np.int64]:
-        machine, awake = _machine_calls().copy(), np.zeros(1, np.int64)
+        machine, turn = _machine_calls().copy(), np.zeros(1, np.int64)
         times = np.zeros(len(self.steps), np.int64)
         if not machine[_CLOCK]:
             for index in range(len(self.steps)):
@@ -92,11 +92,10 @@ class Program:
             return times
         _prepare(self._addresses, 0, len(self.steps), threads)
         others = [
-            _pool(threads - 1).submit(_run_awake, self._addresses, machine, awake, threads) for _ in range(threads - 1)
+            _pool(threads - 1).submit(_run_in_turn, self._addresses, machine, turn, threads) for _ in range(threads - 1)
         ]
         machine[_CLOCK_KIND] = time.CLOCK_MONOTONIC
-        _meet(awake, threads, machine)
-        _run_timed(self._addresses, machine, times, np.zeros(2, np.int64))
+        _run_timed_in_turn(self._addresses, machine, turn, threads, times, np.zeros(2, np.int64))
         for other in others:
             other.result()
         return times
@@ -190,21 +189,6 @@ def _run(steps, first, last, machine):
     call(machine[_CONTROL], control, 0, 0, 0, 0, 0)
 
 
-@compiled
-def _meet(awake, threads, machine):
-    add_atomically(awake.ctypes.data, 1)
-    spins = 0
-    while add_atomically(awake.ctypes.data, 0) < threads:
-        spins += 1
-        call(machine[_RELAX] if spins < _SPINS else machine[_YIELD], 0, 0, 0, 0, 0, 0)
-
-
-@compiled
-def _run_awake(steps, machine, awake, threads):
-    _meet(awake, threads, machine)
-    _run(steps, 0, len(steps), machine)
-
-
 @inlined
 def _now(machine, buffer):
     call(machine[_CLOCK], machine[_CLOCK_KIND], buffer.ctypes.data, 0, 0, 0, 0)
@@ -216,6 +200,42 @@ def _run_timed(steps, machine, times, buffer):
     control = call(machine[_CONTROL], 0x1F80 | _FLUSH, 0, 0, 0, 0, 0)
     before = _now(machine, buffer)
     for index in range(len(steps)):
+        _run_step(steps[index], machine)
+        after = _now(machine, buffer)
+        times[index] = after - before
+        before = after
+    call(machine[_CONTROL], control, 0, 0, 0, 0, 0)
+
+
+# Steps timed on several threads: the thread that reads the clock begins every step, otherwise one that the operating
+# system has stopped would find steps done by the others and take them for quick. `turn`: threads that wait, then steps.
+
+
+@inlined
+def _wait_for(turn, least, machine):
+    spins = 0
+    while add_atomically(turn.ctypes.data, 0) < least:
+        spins += 1
+        call(machine[_RELAX] if spins < _SPINS else machine[_YIELD], 0, 0, 0, 0, 0, 0)
+
+
+@compiled
+def _run_in_turn(steps, machine, turn, threads):
+    add_atomically(turn.ctypes.data, 1)
+    control = call(machine[_CONTROL], 0x1F80 | _FLUSH, 0, 0, 0, 0, 0)
+    for index in range(len(steps)):
+        _wait_for(turn, threads + index, machine)
+        _run_step(steps[index], machine)
+    call(machine[_CONTROL], control, 0, 0, 0, 0, 0)
+
+
+@compiled
+def _run_timed_in_turn(steps, machine, turn, threads, times, buffer):
+    control = call(machine[_CONTROL], 0x1F80 | _FLUSH, 0, 0, 0, 0, 0)
+    _wait_for(turn, threads - 1, machine)
+    before = _now(machine, buffer)
+    for index in range(len(steps)):
+        add_atomically(turn.ctypes.data, 1)
         _run_step(steps[index], machine)
         after = _now(machine, buffer)
         times[index] = after - before
