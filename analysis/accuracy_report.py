@@ -10,9 +10,11 @@ from pathlib import Path
 
 import click
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from skipsim.analysis.accuracy import read_rows
 from skipsim.analysis.accuracy_points import AIM, AS_TRAINED, CAMERAS, POINTS_ALLOWED
@@ -56,7 +58,9 @@ NAMES = {
     "gumbel_residual": "Gumbel, signed change",
     "gumbel_frame": "Gumbel, frames",
 }
-MOST_POINTS_SHOWN = 6.0
+MOST_POINTS_SHOWN, LEAST_POINTS_SHOWN = 6.0, -1.0
+BAND = "#F2F2F2"
+CAMERA_TITLES = {"static": "static camera", "pan": "panning camera"}
 FORM = ["update", "reset_every"]
 INTERVAL = ["drop_low", "drop_high"]
 SCORED = ("many", "fresh", "test")  # splits that are scored, the better first
@@ -85,6 +89,8 @@ def scored_rows(path: Path) -> pd.DataFrame:
 def describe(table: pd.DataFrame, task: str) -> str:
     """Return a task's test rows as a Markdown table: a line per way of gating: mean of seeds (extremes) [interval]."""
     rows = table[table["task"] == task]
+    rows = rows.sort_values(["block", *FORM, "detail"], kind="stable")
+    rows = rows.sort_values("way", key=lambda ways: ways.map(list(COLOURS).index), kind="stable")
     lines = [
         "| gate or trick | block | update, reset | seeds | test clips | " + " | ".join(_heads()) + " |",
         "|---|---|---|---|---|" + "---|" * len(_heads()),
@@ -95,7 +101,7 @@ def describe(table: pd.DataFrame, task: str) -> str:
         form = "" if not gated else f"{update}, {reset or 'none'}" if way != "hold" else f"1 of {reset} frames"
         cells = [f"{way} {detail:g}" if way == "resolution" else str(way)]
         cells += [str(block) if gated and way != "hold" else "", form, str(group["seed"].nunique())]
-        cells.append(", ".join(group["clips"].drop_duplicates()))
+        cells.append(_clips(group))
         for camera in CAMERAS:
             seen = group[group["camera"] == camera]
             cells += [_spread(seen["mac_reduction"], "x"), _spread(seen["drop_points"], "") + _interval(seen)]
@@ -105,6 +111,13 @@ def describe(table: pd.DataFrame, task: str) -> str:
 
 def _heads() -> list[str]:
     return [f"{camera}: {what}" for camera in CAMERAS for what in ("fewer MACs", "points lost")]
+
+
+def _clips(rows: pd.DataFrame) -> str:
+    """Return on which clips rows were scored, by camera where that differs."""
+    found = {camera: ", ".join(part["clips"].drop_duplicates()) for camera, part in rows.groupby("camera")}
+    one, *others = dict.fromkeys(found.values())
+    return "; ".join(f"{camera} {found[camera]}" for camera in CAMERAS if camera in found) if others else one
 
 
 def _spread(values: pd.Series, unit: str) -> str:
@@ -120,7 +133,7 @@ def _interval(rows: pd.DataFrame) -> str:
 
 
 def figure(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
-    """Draw points lost over MAC reduction, a panel per task and camera; shaded: the aim; lines: 95 % intervals."""
+    """Draw points lost over MAC reduction, a panel per task and camera, with 95 % intervals of the loss."""
     plain = table[(table["update"] == "recompute") & ((table["reset_every"] == 0) | (table["method"] == "hold"))]
     blocks = sorted(plain["block"].unique())
     markers = dict(zip(blocks, MARKERS, strict=False))
@@ -129,17 +142,27 @@ def figure(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
         places = [(task, camera) for task in tasks for camera in CAMERAS if (task, camera) in seen]
         drawn, axes = panels(len(places), height=2.6)
         for axis, (task, camera) in zip(axes, places, strict=True):
-            axis.set_title(f"{task}, {camera} camera")
+            axis.set_title(f"{task}, {CAMERA_TITLES[camera]}")
             _draw(axis, plain[(plain["task"] == task) & (plain["camera"] == camera)], markers)
         ways = [way for way in COLOURS if way in set(plain["way"])]
         handles = [Line2D([], [], color=COLOURS[way], marker="o", linestyle="", label=way) for way in ways]
         handles += [Line2D([], [], color=INK, marker=markers[b], linestyle="", label=f"block {b}") for b in blocks]
-        drawn.legend(handles=handles, loc="outside lower center", ncols=4)
+        drawn.legend(handles=[*handles, *_other_keys()], loc="outside lower center", ncols=4)
     return drawn
 
 
+def _other_keys() -> list[Artist]:
+    beyond = f"more than {MOST_POINTS_SHOWN:g} points lost"
+    return [
+        Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", label=beyond),
+        Patch(color=BAND, label=f"\u2264 {POINTS_ALLOWED:g} points lost"),
+        Line2D([], [], color=GREY, linewidth=0.7, linestyle=":", label=f"{AIM:g}x: the aim"),
+        Line2D([], [], color=GREY, marker="|", markersize=9, linestyle="", label="95 % interval"),
+    ]
+
+
 def _draw(axis: Axes, rows: pd.DataFrame, markers: dict[int, str]) -> None:
-    axis.axhspan(-2, POINTS_ALLOWED, color="#F2F2F2", zorder=0)
+    axis.axhspan(LEAST_POINTS_SHOWN, POINTS_ALLOWED, color=BAND, zorder=0)
     axis.axvline(AIM, color=GREY, linewidth=0.7, linestyle=":")
     for _, row in rows.iterrows():
         lost = min(row["drop_points"], MOST_POINTS_SHOWN)
@@ -155,9 +178,9 @@ def _draw(axis: Axes, rows: pd.DataFrame, markers: dict[int, str]) -> None:
     axis.set_xticks([1, 1.5, 2, 3, 4, 6], labels=["1x", "1.5x", "2x", "3x", "4x", "6x"])
     axis.minorticks_off()
     axis.set_xlim(0.9, 7)
-    axis.set_ylim(MOST_POINTS_SHOWN, -2)
+    axis.set_ylim(MOST_POINTS_SHOWN, LEAST_POINTS_SHOWN)
     axis.set_xlabel("fewer MACs, gates included")
-    axis.set_ylabel("points lost (white: more)")
+    axis.set_ylabel("points lost")
 
 
 @click.command()
