@@ -7,10 +7,11 @@ in gumbel.py; GATES names those that are made from numbers alone.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, final
 from weakref import WeakKeyDictionary
 
 import torch
@@ -109,13 +110,8 @@ def grid_mask(value: Any, layer: Layer) -> Tensor:
 
 
 @dataclass(frozen=True)
-class InputNormGate:
-    """Compute a block where the input changed by more than `threshold`.
-
-    A position is on if the mean of |x_t - x_ref| over its receptive field (the taps on the map, all input channels of
-    the layer) is strictly above the threshold; a block is on if any of its positions is. So threshold 0 skips unchanged
-    positions only. The threshold is in units of the layer's input; resolution, kernel and channels do not change its
-    meaning.
+class NormGate(ABC):
+    """Compute a block where a norm of the change is above `threshold`: what both norm gates have in common.
 
     Args:
         threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py), in
@@ -125,78 +121,85 @@ class InputNormGate:
 
     threshold: float | Mapping[str, float | None]
     block: BlockShape | Mapping[str, BlockShape] = 1
-    kind: ClassVar[str] = "input_norm"
+    kind: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Check the parameters once."""
-        _check_norm_gate(self)
+        thresholds: list[Any] = values_of(self.threshold)
+        for threshold in thresholds:
+            if threshold is None and isinstance(self.threshold, Mapping):
+                continue  # dense
+            number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+            if not number or not math.isfinite(threshold) or threshold < 0:
+                raise InputError(f"gate {self.kind!r}: threshold must be a finite number >= 0, got {threshold!r}")
+        check_blocks(self.block)
 
     @property
     def block_shape(self) -> tuple[int, int]:
         """Output pixels (rows, cols) that share one decision."""
         return one_block(self)
 
-    def for_layer(self, layer: Layer) -> InputNormGate | None:
+    def for_layer(self, layer: Layer) -> Self | None:
         """Return the gate of one layer, with one threshold and one block; None where the table leaves it dense."""
-        return _resolved(self, layer)
+        if not isinstance(self.threshold, Mapping) and not isinstance(self.block, Mapping):
+            return self
+        where = f"gate {self.kind!r}"
+        threshold: float | None = value_for(self.threshold, layer, f"{where}: threshold")
+        if threshold is None:
+            return None
+        block: BlockShape = value_for(self.block, layer, f"{where}: block")
+        return replace(self, threshold=threshold, block=block)
 
     @torch.no_grad()
     def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual [1, in_channels, rows, cols] to the decisions, bool [grid_rows, grid_cols]."""
         return self.norms(residual, conv) > one_threshold(self)
+
+    @abstractmethod
+    def norms(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
+        """Map the residual to what is compared with the threshold, float [grid_rows, grid_cols]."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters as JSON data."""
+        given = self.threshold
+        threshold = dict(given) if isinstance(given, Mapping) else float(given)
+        return {"threshold": threshold, "block": block_parameters(self.block)}
+
+
+@final
+@dataclass(frozen=True)
+class InputNormGate(NormGate):
+    """Compute a block where the input changed by more than `threshold`.
+
+    A position is on if the mean of |x_t - x_ref| over its receptive field (the taps on the map, all input channels of
+    the layer) is strictly above the threshold; a block is on if any of its positions is. So threshold 0 skips unchanged
+    positions only. The threshold is in units of the layer's input; resolution, kernel and channels do not change its
+    meaning. Arguments as of every norm gate (`NormGate`).
+    """
+
+    kind: ClassVar[str] = "input_norm"
 
     @torch.no_grad()
     def norms(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual to what is compared with the threshold, float [grid_rows, grid_cols]."""
         return coarsen(residual_norm(residual, conv), self.block_shape)
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters as JSON data."""
-        return _norm_parameters(self)
 
-
+@final
 @dataclass(frozen=True)
-class OutputNormGate:
+class OutputNormGate(NormGate):
     """Compute a block where the change of the input may change the output by more than `threshold`.
 
     The input-norm gate's mean times the norm of the weights: the mean over output channels of the filter's L1 norm.
-
-    Args:
-        threshold: change below which a block is skipped, >= 0; one for all layers, or a table (see per_layer.py), in
-            which None leaves a layer dense.
-        block: output pixels that share one decision: one number, or a pair (rows, cols), or a table of them.
+    Arguments as of every norm gate (`NormGate`).
     """
 
-    threshold: float | Mapping[str, float | None]
-    block: BlockShape | Mapping[str, BlockShape] = 1
     kind: ClassVar[str] = "output_norm"
-
-    def __post_init__(self) -> None:
-        """Check the parameters once."""
-        _check_norm_gate(self)
-
-    @property
-    def block_shape(self) -> tuple[int, int]:
-        """Output pixels (rows, cols) that share one decision."""
-        return one_block(self)
-
-    def for_layer(self, layer: Layer) -> OutputNormGate | None:
-        """Return the gate of one layer, with one threshold and one block; None where the table leaves it dense."""
-        return _resolved(self, layer)
-
-    @torch.no_grad()
-    def mask(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
-        """Map the residual [1, in_channels, rows, cols] to the decisions, bool [grid_rows, grid_cols]."""
-        return self.norms(residual, conv) > one_threshold(self)
 
     @torch.no_grad()
     def norms(self, residual: Tensor, conv: nn.Conv2d) -> Tensor:
         """Map the residual to what is compared with the threshold, float [grid_rows, grid_cols]."""
         return coarsen(residual_norm(residual, conv) * weight_norm(conv), self.block_shape)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters as JSON data."""
-        return _norm_parameters(self)
 
 
 @dataclass(frozen=True)
@@ -290,10 +293,6 @@ def weight_norm(conv: nn.Conv2d) -> float:
     return norm
 
 
-NormGate = InputNormGate | OutputNormGate
-AnyNormGate = TypeVar("AnyNormGate", InputNormGate, OutputNormGate)
-
-
 def one_block(gate: Any) -> tuple[int, int]:
     """Return the block of a gate that has one for all layers; InputError where a table gives them by layer."""
     if isinstance(gate.block, Mapping):
@@ -310,17 +309,6 @@ def one_threshold(gate: Any) -> float:
     return float(gate.threshold)
 
 
-def _resolved(gate: AnyNormGate, layer: Layer) -> AnyNormGate | None:
-    if not isinstance(gate.threshold, Mapping) and not isinstance(gate.block, Mapping):
-        return gate
-    where = f"gate {gate.kind!r}"
-    threshold: float | None = value_for(gate.threshold, layer, f"{where}: threshold")
-    if threshold is None:
-        return None
-    block: BlockShape = value_for(gate.block, layer, f"{where}: block")
-    return replace(gate, threshold=threshold, block=block)
-
-
 def check_blocks(block: BlockShape | Mapping[str, BlockShape]) -> None:
     """Check a gate's block, or every block of its table."""
     blocks: list[Any] = values_of(block)
@@ -333,20 +321,3 @@ def block_parameters(block: BlockShape | Mapping[str, BlockShape]) -> Any:
     if isinstance(block, Mapping):
         return {key: list(block_shape(value)) for key, value in block.items()}
     return list(block_shape(block))
-
-
-def _norm_parameters(gate: NormGate) -> dict[str, Any]:
-    given = gate.threshold
-    threshold = dict(given) if isinstance(given, Mapping) else float(given)
-    return {"threshold": threshold, "block": block_parameters(gate.block)}
-
-
-def _check_norm_gate(gate: NormGate) -> None:
-    thresholds: list[Any] = values_of(gate.threshold)
-    for threshold in thresholds:
-        if threshold is None and isinstance(gate.threshold, Mapping):
-            continue  # dense
-        number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-        if not number or not math.isfinite(threshold) or threshold < 0:
-            raise InputError(f"gate {gate.kind!r}: threshold must be a finite number >= 0, got {threshold!r}")
-    check_blocks(gate.block)
