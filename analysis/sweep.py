@@ -317,7 +317,7 @@ def _write_provenance(plan: Plan, recorded: Sequence[Recorded]) -> None:
         place = one.path.absolute() if task is None else one.path.relative_to(plan.directory)
         entry: dict[str, Any] = {"trace": str(place), "trace_hash": one.trace_hash}
         if task:
-            entry |= {"clip": task.clip, "frames": task.frames, "size": task.size, "content": task.content()}
+            entry |= {"clip": task.clip, "frames": task.frames, "size": task.frame_size(), "content": task.content()}
         traces.append(entry)
     packages = ("numpy", "pandas", "numba", "joblib", "fastparquet")
     content = {

@@ -12,31 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 
-if TYPE_CHECKING:
-    from skipsim.analysis.inputs.clips import LoadedClip
-
-LADDER = (
-    1.25,
-    1.5,
-    2.0,
-    2.5,
-    3.0,
-    3.5,
-    4.0,
-    4.5,
-    5.0,
-    6.0,
-    7.0,
-    8.0,
-    10.0,
-    13.0,
-    16.0,
-)  # MAC reductions of gated frames
+# MAC reductions of gated frames
+LADDER = (1.25, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 10.0, 13.0, 16.0)
 NORM_GATES = ("input_norm", "output_norm")
 
 Row = dict[str, Any]
@@ -125,6 +107,7 @@ def tune(
         size: (rows, cols) to resize frames to; None: a registered network's usual size, otherwise as they are.
         progress: called with the share of the measuring that is done.
     """
+    from skipsim.analysis.inputs.clips import load_clip
     from skipsim.analysis.inputs.labels import loss_of, quality_of
     from skipsim.analysis.inputs.networks import build_network, check_network_name
 
@@ -135,7 +118,7 @@ def tune(
     if aim is not None and not 1 <= aim < math.inf:
         raise InputError(f"tune: aim must be a MAC reduction, a number >= 1, got {aim!r}")
     check_network_name(network)
-    measured, choice = _clip(network, clip, frames, size), _clip(network, choose_on or clip, frames, size)
+    measured, choice = (load_clip(name, frames, size, network) for name in (clip, choose_on or clip))
 
     from skipsim.traces.convert import convert
     from skipsim.traces.gates import InputNormGate, OutputNormGate
@@ -188,14 +171,6 @@ def tune(
         mac_reduction=best["mac_reduction"],
         tried=tuple(tried),
     )
-
-
-def _clip(network: str, name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
-    from skipsim.analysis.inputs.clips import load_clip
-    from skipsim.traces.models import MODELS
-
-    usual = MODELS.get(network)
-    return load_clip(name, frames, size, (usual.rows, usual.cols) if usual else None)
 
 
 def write_thresholds(path: Path, tuned: Tuned) -> None:

@@ -121,7 +121,7 @@ def test_boxes_that_do_not_fit_the_video_or_the_network_are_refused(tmp_path, mo
         {"id": frame, "video_id": 1, "frame_id": frame, "file_name": "", "width": 64, "height": size}
         for frame in (0, 1)
     ]
-    boxes = {"images": images, "annotations": [], "categories": [{"id": 3, "name": name} for name in ["car"]]}
+    boxes = {"images": images, "annotations": [], "categories": [{"id": 3, "name": "car"}]}
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     with pytest.raises(InputError, match=message):
         record_clip(network, "film.npy", "a.trace", Gating("none"), labels="boxes.json")

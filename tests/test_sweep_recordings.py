@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from skipsim.analysis.sweep import Pending, pending, sweep
 from skipsim.errors import InputError
@@ -112,6 +113,19 @@ def test_a_recording_that_fails_is_rows_with_its_reason(own_study: Path, tmp_pat
     }
     assert (table["error"][~broken] == "").all()
     assert pending(own_study, tmp_path / "out").missing_recordings == 4
+
+
+@pytest.mark.parametrize("size", ["", "size = [64, 64]"])
+def test_a_video_of_changing_size_is_resized_only_on_request(own_study: Path, tmp_path: Path, size: str) -> None:
+    (tmp_path / "film").mkdir()
+    for frame, cols in enumerate((32, 32, 9)):
+        Image.fromarray(np.zeros((24, cols, 3), np.uint8)).save(tmp_path / "film" / f"{frame}.png")
+    change(own_study, '"own_network:make"', '"pose_small"')
+    change(own_study, 'clip = "clip.npy"', f'clip = "film"\n{size}')
+    change(own_study, "block = [1, 4]", "block = 4")
+    errors = set(sweep(own_study, tmp_path / "out", 1)["error"])
+    rule = "all frames must have one size, 24 x 32 like the first, got 24 x 9; or give a size to resize to"
+    assert errors == ({""} if size else {f"recording: {tmp_path}/film/2.png: {rule}"})
 
 
 def test_a_changed_module_is_read_anew_by_processes_that_live_on(own_study: Path, tmp_path: Path) -> None:

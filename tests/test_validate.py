@@ -63,7 +63,6 @@ def test_errors_are_spread_over_what_is_known():
 
 
 def test_naive_predictors_are_their_formulas():
-
     processor = load_hardware(MEASURED).processor
     assert processor is not None
     shape = draw_shapes(5, {"plain": 1})[0]

@@ -19,6 +19,7 @@ from skipsim.traces.data_sets.coco_video import coco_videos
 from skipsim.traces.data_sets.jhmdb import jhmdb_videos
 from skipsim.traces.data_sets.uavdt import uavdt_videos
 from skipsim.traces.datasets import CAMERAS, SPLITS, Clip, pose_clip, pose_clips
+from skipsim.traces.models import MODELS
 from skipsim.traces.procedural.vehicle_clips import vehicle_clip, vehicle_clips
 from skipsim.traces.video import read_frames
 
@@ -66,7 +67,7 @@ def load_clip(
     name: str,
     frames: int | None = None,
     size: tuple[int, int] | None = None,
-    usual: tuple[int, int] | None = None,
+    network: str = "",
 ) -> LoadedClip:
     """Open a clip by name or path.
 
@@ -75,26 +76,23 @@ def load_clip(
             one after the other; without CAMERA static and panning ones in turn), the same with "detection"; videos
             of a data set on disk, all of a part or one (see FORMS); or what `read_frames` takes.
         frames: at most so many of every clip.
-        size: (rows, cols) of the frames.
-        usual: the same where no size is given, such as a network's own. Frames must have one size then: with `size`,
-            somebody has said that they may be distorted.
+        size: (rows, cols) of the frames, whatever size they have on disk.
+        network: whose usual size they get where no size is given; all of a video must have one size on disk then.
     """
-    if size is None and usual is not None:
-        size = usual
-        if _is_own(name):
-            return LoadedClip(read_frames(read_frames(name, limit=frames), size=size), size=size)
+    resized = size or usual_size(network)
     kind, _, rest = name.partition(":")
     if kind in PROCEDURAL and rest and not Path(name).exists():
-        return _procedural(name, frames, size)
+        return _procedural(name, frames, resized)
     if kind in DATASETS and ":" in name and not Path(name).exists():
-        return _from_dataset(name, frames, size)
-    return LoadedClip(read_frames(name, limit=frames, size=size), size=size)
+        return _from_dataset(name, frames, resized)
+    found = read_frames(name, limit=frames, size=size)
+    return LoadedClip(found if resized == size else read_frames(found, size=resized), size=resized)
 
 
-def _is_own(name: str) -> bool:
-    """Tell whether a clip is a video of the user's, and none of a name that is known here."""
-    kind, colon, _ = name.partition(":")
-    return Path(name).exists() or not colon or kind not in (*PROCEDURAL, *DATASETS)
+def usual_size(network: str) -> tuple[int, int] | None:
+    """Return the (rows, cols) of a registered network's frames; None for other networks."""
+    model = MODELS.get(network)
+    return (model.rows, model.cols) if model else None
 
 
 def _procedural(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skipsim.analysis.inputs.clips import load_clip
 from skipsim.analysis.running.jobs import STORE, Plan
 from skipsim.analysis.running.parallel import in_processes
 from skipsim.analysis.running.recordings import RecordingTask, check_networks, record_traces
@@ -174,4 +173,4 @@ def _existing(plan: Plan) -> list[Trace]:
 
 def _frames(task: RecordingTask) -> int:
     """Count the frames of a task's clip, as far as they are recorded."""
-    return sum(1 for _ in load_clip(task.clip, task.frames, task.size).frames)
+    return sum(1 for _ in task.load().frames)

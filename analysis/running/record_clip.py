@@ -11,7 +11,6 @@ from skipsim.analysis.inputs.gated_network import Gating, gated_network
 from skipsim.analysis.inputs.labels import box_labels, label_scorer, quality_of
 from skipsim.analysis.inputs.networks import check_network_name
 from skipsim.errors import InputError
-from skipsim.traces.models import MODELS
 from skipsim.traces.trace import Trace
 from skipsim.traces.video import read_frames
 
@@ -42,8 +41,7 @@ def record_clip(
         agreement: whether to run the dense network beside it and compare.
     """
     check_network_name(network)
-    usual = MODELS.get(network)
-    loaded = load_clip(clip, frames, size, (usual.rows, usual.cols) if usual else None)
+    loaded = load_clip(clip, frames, size, network)
     pictures = iter(loaded.frames)
     first = next(pictures)
     if labels is not None and (loaded.labelled or loaded.boxes):

@@ -22,7 +22,7 @@ from typing import Any
 
 from skipsim import __version__
 from skipsim.analysis.axes import Block, BlockPlan
-from skipsim.analysis.inputs.clips import absolute, load_clip
+from skipsim.analysis.inputs.clips import LoadedClip, absolute, load_clip, usual_size
 from skipsim.analysis.inputs.gate_files import SHIPPED, is_gate_file, shipped_gates
 from skipsim.analysis.inputs.gated_network import Gating, gate_of, gated_network
 from skipsim.analysis.inputs.labels import quality_of
@@ -34,11 +34,8 @@ from skipsim.traces.coarsened import coarsened
 from skipsim.traces.models import MODELS, WEIGHTS
 from skipsim.traces.trace import load_trace
 
-FULL_DISK = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # ends the study, which goes on when there is room; other rows would fail too
+# These end the study, which goes on when there is room: other rows would fail too.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class RecordingTask:
     weights: str | None
     clip: str
     frames: int | None
-    size: tuple[int, int] | None
+    size: tuple[int, int] | None  # rows, cols that the study asks for
     gate: str  # a name or a file
     threshold: float  # nan: the gate takes none, or is as trained
     block: Block | dict[str, Block]  # of all layers, or by group of layers
@@ -69,6 +66,7 @@ class RecordingTask:
             "threshold": None if math.isnan(self.threshold) else self.threshold,
             "weights": self.weights and hash_files(Path(self.weights)),
             "clip": hash_files(Path(self.clip)) if Path(self.clip).exists() else self.clip,
+            "size": self.frame_size(),
             "skipsim": __version__,
         }
 
@@ -78,6 +76,14 @@ class RecordingTask:
         if self.gate not in SHIPPED or (self.gate == "gumbel" and self.weights):
             return self.gate
         return [self.gate, hash_files(shipped_gates(self.gate, self.network, self.block))]
+
+    def frame_size(self) -> tuple[int, int] | None:
+        """Return the rows and cols that frames are resized to; None: as they are."""
+        return self.size or usual_size(self.network)
+
+    def load(self, frames: int | None = None) -> LoadedClip:
+        """Open the clip, or at most so many of its frames."""
+        return load_clip(self.clip, frames or self.frames, self.size, self.network)
 
     def gating(self) -> Gating:
         """Return how the network is gated."""
@@ -99,13 +105,12 @@ class RecordingTask:
 def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
     """Return the task that records one combination of a study's axes; in open loop one of single pixels."""
     axes = choice.axes
-    model = MODELS.get(choice.network)
     return RecordingTask(
         network=choice.network,
         weights=str(study.resolve(axes.weights).absolute()) if axes.weights else None,
         clip=absolute(choice.clip, study.folder),
         frames=axes.frames,
-        size=axes.size or ((model.rows, model.cols) if model else None),
+        size=axes.size,
         gate=str(study.resolve(choice.gate).absolute()) if is_gate_file(choice.gate) else choice.gate,
         threshold=choice.threshold,
         block=choice.block.setting() if choice.loop == "closed" else (1, 1),
@@ -122,7 +127,7 @@ def check_inputs(task: RecordingTask) -> None:
     check_network_name(task.network, task.folder)
     if task.weights and not Path(task.weights).is_file():
         raise InputError(f"weights {task.weights}: no such file")
-    next(iter(load_clip(task.clip, 1, task.size).frames))
+    next(iter(task.load(1).frames))
 
 
 def check_networks(tasks: Sequence[RecordingTask]) -> list[None]:
@@ -160,7 +165,7 @@ def record_trace(task: RecordingTask, path: Path) -> None:
     """Record one task into `path`, for a process of its own; whole or not at all, whoever else is recording it."""
     from skipsim.traces.record import record
 
-    clip = load_clip(task.clip, task.frames, task.size)
+    clip = task.load()
     gated = gated_network(task.network, task.gating(), task.weights, task.folder)
 
     def write(unfinished: Path) -> None:
