@@ -183,6 +183,19 @@ def test_gumbel_gates_in_another_kind_of_file_are_refused() -> None:
         gated_network("pose_small", Gating("gumbel"), "a.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threshold", 0.0), ("block", (4, 4)), ("update", "previous"), ("reset_every", 2), ("share", "block"),
+     ("signal", "frame"), ("fold_batch_norm", True)],
+)  # fmt: skip
+def test_without_a_gate_nothing_of_a_gate_is_taken(name: str, value: object) -> None:
+    with pytest.raises(InputError) as error:
+        Gating("none", **{name: value})  # type: ignore[arg-type]
+    said = f"gate 'none': computes everything, so it takes no {name}, got {value!r}; choices: input_norm, output_norm, "
+    assert str(error.value) == f"{said}tuned, gumbel, hold"
+    assert Gating("none").block is None
+
+
 def test_a_network_without_gates_says_how_to_make_them() -> None:
     with pytest.raises(InputError, match="gate 'tuned': none ship with 'unet'; make them with skipsim tune, and name"):
         shipped_gates("tuned", "unet", (4, 4))

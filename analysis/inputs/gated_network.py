@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,22 @@ class Gating:
             raise InputError(f"gate {self.gate!r} is unknown; {nearest(self.gate, GATES)}; or a file of gates")
         if (self.gate == "tuned" or self.gate.endswith(THRESHOLDS)) and self.threshold is not None:
             raise InputError(f"gate {self.gate!r}: has thresholds of its own, so it takes no threshold")
-        if self.gate == "none" and (self.threshold is not None or self.reset_every):
-            raise InputError("gate 'none': computes everything, so it takes no threshold and no reset_every")
+        if self.gate == "none":
+            self._check_bare()
         if self.gate == "hold" and (self.threshold is not None or not self.reset_every):
             raise InputError("gate 'hold': needs reset_every, after how many frames to compute again, and no threshold")
         if self.gate in NORM_GATES and self.threshold is None:
             raise InputError(f"gate {self.gate!r}: threshold is missing")
+
+    def _check_bare(self) -> None:
+        """Refuse whatever else is asked for where there is no gate: it would be passed over."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "gate" and value != field.default:
+                choices = ", ".join(gate for gate in GATES if gate != "none")
+                raise InputError(
+                    f"gate 'none': computes everything, so it takes no {field.name}, got {value!r}; choices: {choices}"
+                )
 
 
 def gated_network(network: str, gating: Gating, weights: str | Path | None = None, folder: str | Path = ".") -> Any:
