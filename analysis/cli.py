@@ -70,7 +70,7 @@ def main() -> None:
 
 
 @main.command(epilog=example("skipsim demo --out demo-output"))
-@click.option("--out", type=click.Path(path_type=Path), default="demo-output", show_default=True, help="Folder.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default="demo-output", show_default=True, help="Folder.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; default: one per core.")
 @AS_JSON
 def demo(out: Path, workers: int | None, as_json: bool) -> None:
@@ -132,7 +132,14 @@ def check(path: str, as_json: bool) -> None:
 
 @trace.command(epilog=example("skipsim trace masks pan.trace -o masks.png --video pose:2000000:pan"))
 @click.argument("path", metavar="TRACE", type=click.Path())
-@click.option("-o", "--out", default="masks.png", show_default=True, type=click.Path(path_type=Path), help="Picture.")
+@click.option(
+    "-o",
+    "--out",
+    default="masks.png",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The picture: a .png, .pdf or .svg file.",
+)
 @click.option("--video", help="The clip that was recorded, to lay the masks over its frames.")
 @click.option("--layer", "layers", multiple=True, help="A layer by name; may be repeated. Default: one per map size.")
 @click.option("--frame", "shown", multiple=True, type=int, help="A frame; may be repeated. Default: five gated ones.")
@@ -212,12 +219,16 @@ def check_machine(file: str, as_json: bool) -> None:
 @HARDWARE
 @SET
 @click.option(
-    "--tile", default="auto", show_default=True, help="RxC output pixels, full (the map), auto, or per-layer."
+    "--tile",
+    default="auto",
+    show_default=True,
+    metavar="RxC|NAME",
+    help="Output pixels; or full (the map), auto (the fastest of some), or per-layer.",
 )
 @click.option("--dense", is_flag=True, help="Simulate the dense schedule only.")
 @click.option("--engine", default="fast", show_default=True, help="fast, or reference: the slow definition of time.")
 @click.option("--timeline", type=click.Path(path_type=Path), help="Write one frame as .json(.gz) that Perfetto opens.")
-@click.option("--frame", type=int, help="Which frame; default: the first one that is gated.")
+@click.option("--frame", type=int, help="The timeline's frame; default: the first one that is gated.")
 @click.option("--cores", is_flag=True, help="Also say what every core does, and how uneven that is.")
 @click.option("--frames", is_flag=True, help="Also say what every frame takes.")
 @AS_JSON
@@ -249,7 +260,7 @@ def simulate(
     from skipsim.simulator.simulate import simulate as run
     from skipsim.simulator.timeline import write_timeline
 
-    with working("simulating (the first run after installation compiles the engine, which takes a minute)"):
+    with working("simulating (the first run after installation compiles the engine, which takes a minute or two)"):
         report = run(found, machine, tile=tile, engine=engine, dense=dense)
         if timeline:
             gated = (number for number in range(found.frames) if not found.reference(number))

@@ -130,7 +130,8 @@ def describe_fit(machine: dict[str, Any]) -> str:
     epilog=example(
         "skipsim anchor hrnet_w32@256x256 --hardware my-machine.toml",
         "skipsim anchor my_network:build@240x320 --hardware measured-zen4-2core -o here.toml --block 8",
-    )
+    ),
+    short_help="Time networks on this machine; predictions go by that.",
 )
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK@RxC...")
 @click.option("--hardware", required=True, metavar="NAME|FILE", help="A machine that skipsim calibrate measured.")

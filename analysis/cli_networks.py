@@ -31,10 +31,16 @@ from skipsim.errors import InputError, nearest
         "skipsim record my_network:build street.mp4 -o street.trace --threshold 0.05 --block 8 --size 256x256",
     )
 )
-@click.argument("model", shell_complete=complete_network)
-@click.argument("video")
+@click.argument("model", metavar="NETWORK", shell_complete=complete_network)
+@click.argument("video", metavar="CLIP")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The trace: a folder to be made.")
-@click.option("--gate", default="input_norm", show_default=True, help="output_norm, tuned, gumbel, hold, none.")
+@click.option(
+    "--gate",
+    default="input_norm",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="input_norm, output_norm, tuned, gumbel, hold or none; or what `skipsim tune` or `skipsim train` wrote.",
+)
 @click.option(
     "--threshold",
     metavar="T|TABLE|FILE",
@@ -45,7 +51,7 @@ from skipsim.errors import InputError, nearest
 @click.option("--signal", help="What gates look at: residual, magnitude or frame.")
 @click.option("--fold-batch-norm", is_flag=True, help="Put normalisations into the convolutions before gating.")
 @click.option("--update", default="recompute", show_default=True, help="recompute, accumulate or previous.")
-@click.option("--reset-every", type=int, help="Compute every so many frames densely again.")
+@click.option("--reset-every", type=int, help="Compute one frame densely again every so many.")
 @click.option("--frames", type=int, help="Stop after so many frames.")
 @click.option(
     "--size", metavar="RxC", help="Resize frames to rows x cols (or N for NxN); default for a shipped network: its own."
@@ -59,8 +65,8 @@ from skipsim.errors import InputError, nearest
 def record(model: str, video: str, out: Path, as_json: bool, size: str | None, **options: Any) -> None:
     """Run a network with gates on a video; note what it computed.
 
-    MODEL is a network's name (pose_small, ...) or package.module:function, a function without arguments that returns
-    an nn.Module; modules in the current folder are found. VIDEO is a video file, a folder of images, a .npy array, a
+    NETWORK is a name (pose_small, ...) or package.module:function, a function without arguments that returns an
+    nn.Module; modules in the current folder are found. CLIP is a video file, a folder of images, a .npy array, a
     procedural clip (pose:SEED[:CAMERA], pose:test[:COUNT], detection:...), or one of a data set (jhmdb:, uavdt:, coco:;
     see README: data sets). An earlier recording of the same name is replaced.
     """
@@ -101,7 +107,8 @@ def _tuned(options: dict[str, Any]) -> dict[str, Any]:
     epilog=example(
         "skipsim tune pose_small pose:train:32 --choose-on pose:validation:96 --block 4 -o thresholds.json",
         "skipsim tune my_network:build street.mp4 --choose-on square.mp4 --size 256x256 -o thresholds.json",
-    )
+    ),
+    short_help="Find a threshold for every layer: the most MACs saved.",
 )
 @click.argument("network", shell_complete=complete_network)
 @click.argument("clip")
