@@ -40,6 +40,7 @@ from skipsim.hwmodels.hardware import Hardware
 from skipsim.traces.execute.graph import Graph
 from skipsim.traces.execute.graph_reader import read_graph
 from skipsim.traces.execute.sparse_network import SparseNetwork
+from skipsim.traces.execute.timed_network import mean_inputs
 from skipsim.traces.synthetic import synthetic_trace
 from skipsim.traces.trace import Trace
 
@@ -212,24 +213,6 @@ def measure_live(name: str, model: nn.Module, graph: Graph, options: argparse.Na
 def setting(options: argparse.Namespace) -> dict[str, Any]:
     """Return what all rows of a run have in common."""
     return {"placement": options.placement, "share": options.share, "threads": options.threads}
-
-
-def mean_inputs(model: nn.Module, frame: Tensor) -> dict[str, float]:
-    """Return the mean of |x| over every convolution's input on one frame: what thresholds are relative to."""
-    means: dict[str, float] = {}
-
-    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        means.setdefault(name, float(inputs[0].abs().mean()))
-
-    handles = [
-        module.register_forward_pre_hook(partial(note, name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    model(frame)
-    for handle in handles:
-        handle.remove()
-    return means
 
 
 def compared(

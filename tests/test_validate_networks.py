@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from skipsim.analysis.validate_networks import (
     ATTEMPTS,
@@ -18,7 +20,7 @@ from skipsim.analysis.validate_networks import (
 )
 from skipsim.hwmodels.hardware import load_hardware
 from skipsim.hwmodels.kernels import ActivePixels
-from skipsim.traces.execute.timed_network import TimedNetwork
+from skipsim.traces.execute.timed_network import TimedNetwork, mean_inputs
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,10 @@ def test_rounds_go_forth_and_back_between_references():
     assert order == ["ref", "a", "ref", "b", "ref", "b", "ref", "a", "ref"]
     assert [[one.whole_ns for one in rounds] for rounds in runs] == [[10.0] * ROUNDS, [20.0] * ROUNDS]
     assert all(one.reference_ns == 5.0 and one.unsteady == 0 for rounds in runs for one in rounds)
+
+
+def test_mean_inputs_are_of_the_first_call_and_may_be_zero():
+    shared = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.constant_(shared.weight, 2.0)
+    network = nn.Sequential(shared, shared, nn.ReLU(), nn.Conv2d(1, 1, 1))
+    assert mean_inputs(network, torch.full((1, 1, 2, 2), -3.0)) == {"0": 3.0, "3": 0.0}

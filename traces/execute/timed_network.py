@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ class TimedNetwork:
         """Let gates decide on a clip, with thresholds of a share of each layer's mean input; return a frame's masks."""
         pictures = list(read_frames(clip, size=(self.rows, self.cols), limit=frame + 1))
         frames = [torch.from_numpy(one).permute(2, 0, 1)[None].float() / 255 for one in pictures]
-        means = _mean_inputs(self.model, frames[0])
+        means = mean_inputs(self.model, frames[0])
         gate = InputNormGate(threshold={name: share * mean for name, mean in means.items()}, block=self.block)
         deciding = SparseNetwork(convert(self.model, gate), graph=self._sparse.graph)
         for one in frames:
@@ -157,13 +158,15 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _mean_inputs(model: nn.Module, frame: Tensor) -> dict[str, float]:
+def mean_inputs(model: nn.Module, frame: Tensor) -> dict[str, float]:
     """Return the mean of |x| over every convolution's input on one frame, by name; of several calls the first."""
     means: dict[str, float] = {}
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        means.setdefault(name, float(inputs[0].abs().mean()))
+
     handles = [
-        module.register_forward_pre_hook(
-            lambda _module, inputs, name=name: means.setdefault(name, float(inputs[0].abs().mean())) and None
-        )
+        module.register_forward_pre_hook(partial(note, name))
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
