@@ -62,6 +62,14 @@ def fault(x: Tensor) -> Tensor:
     raise ValueError("not today")
 
 
+def fault_in(file: str) -> Callable[[Tensor], Tensor]:
+    """Return the same fault, as if it stood in a file."""
+    names: dict[str, Any] = {}
+    exec(compile("def fault(x):\n    raise ValueError('not today')", file, "exec"), names)
+    made: Callable[[Tensor], Tensor] = names["fault"]
+    return made
+
+
 def with_nan(frames: list[Frame]) -> list[Tensor]:
     tensors = [as_input(frame)[0] for frame in frames]
     tensors[3][0, 2, 2] = float("nan")
@@ -126,6 +134,10 @@ BAD: dict[str, tuple[Callable[..., Trace], str]] = {
         lambda **o: record(After(fault), clip(), network="mine:build", **o),
         "network mine:build: failed on frame 0, input [1, 3, 20, 16] in test_record_input.py, line "
         f"{fault.__code__.co_firstlineno + 1}: ValueError: not today",
+    ),
+    "its own fault in a folder of our name": (
+        lambda **o: record(After(fault_in("/home/me/skipsim/torch/net.py")), clip(), network="net:build", **o),
+        "network net:build: failed on frame 0, input [1, 3, 20, 16] in net.py, line 2: ValueError: not today",
     ),
     "both": (
         lambda **o: record(Net(), clip(), GATE, mask=lambda module: None, **o),

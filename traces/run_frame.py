@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from skipsim.errors import InputError
+
+LIBRARIES = (Path(torch.__file__).parent, Path(__file__).parents[1])
 
 
 def run_frame(model: nn.Module, x: Tensor, frame: int, name: str) -> Any:
@@ -39,8 +42,8 @@ def run_frame(model: nn.Module, x: Tensor, frame: int, name: str) -> Any:
 
 
 def _is_library(file: str) -> bool:
-    """Tell whether code is torch's or our own, and not the user's."""
-    return any(part in ("torch", "skipsim") for part in Path(file).parts)
+    """Tell whether code is torch's or our own, and not the user's, who may work in a folder of either name."""
+    return any(folder in Path(file).parents for folder in LIBRARIES)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
