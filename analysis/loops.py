@@ -50,8 +50,8 @@ def describe_gaps(table: pd.DataFrame) -> str:
     if gaps.empty:
         return ""
     latency, quality = 100 * (gaps["latency_ratio"] - 1), gaps["quality_gap"].dropna()
-    line = f"Open loop against closed, {len(gaps)} pairs: latency {latency.median():+.1f} % in the median"
-    line += f" ({latency.min():+.1f} to {latency.max():+.1f} %)"
+    line = f"Open loop against closed, {len(gaps)} pairs: latency {latency.median():+.1f}% in the median"
+    line += f" ({latency.min():+.1f} to {latency.max():+.1f}%)"
     if len(quality):
         line += f", accuracy {quality.median():+.2f} points ({quality.min():+.2f} to {quality.max():+.2f})"
     return f"{line}."

@@ -156,7 +156,7 @@ class Recommendation:
         bound = " That is of the finer recording whose masks were coarsened (open loop)." * (row["loop"] == "open")
         change = f"{drop:.2f} points lost" if drop > 0.005 else "nothing lost"
         return (
-            f"  {row['quality_metric']} {100 * row['quality']:.2f} %, dense {100 * row['dense_quality']:.2f} %: "
+            f"  {row['quality_metric']} {100 * row['quality']:.2f}%, dense {100 * row['dense_quality']:.2f}%: "
             f"{change}{allowed}.{bound}"
         )
 

@@ -103,7 +103,7 @@ def test_a_study_offers_both_and_says_how_far_apart_they_are(tmp_path: Path) -> 
     difference = rows["open", "4x4"]["quality"] - rows["closed", "4x4"]["quality"]
     assert gaps.loc[0, "quality_gap"] == pytest.approx(100 * difference)
     slower = 100 * (rows["open", "4x4"]["cycles"] / rows["closed", "4x4"]["cycles"] - 1)
-    assert describe_gaps(table).startswith(f"Open loop against closed, 1 pairs: latency {slower:+.1f} % in the median")
+    assert describe_gaps(table).startswith(f"Open loop against closed, 1 pairs: latency {slower:+.1f}% in the median")
     assert describe_gaps(table[table["loop"] == "open"]) == ""
     assert pending(study, out).missing_simulations == 0
 

@@ -85,7 +85,7 @@ def test_words() -> None:
     assert best.worthwhile
     assert best.words().splitlines() == [
         "chip: block 4x4, tile 8x8, threshold 0.1 (input_norm gate, update recompute)",
-        "  pck@0.05 94.50 %, dense 95.00 %: 0.50 points lost, 1 allowed.",
+        "  pck@0.05 94.50%, dense 95.00%: 0.50 points lost, 1 allowed.",
         "  MAC reduction 2.50x, speed-up 1.60x (1.25 ms a frame, dense 2 ms), energy 60% of dense.",
         "  64% of the MAC reduction is realised: of 100 dense cycles 40.0 would be left if time followed the MACs, "
         "62.5 are.",

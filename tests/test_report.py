@@ -256,7 +256,7 @@ def test_the_player_steps_and_shows_the_density_of_the_mask(page, study, content
     }
     trace = load_trace(study / entries[page.input_value("#clip")])
     assert page.evaluate("player.density(7, player.frame)") == pytest.approx(trace.density(7, frame + 1))
-    assert f"{100 * trace.density(7, frame + 1):.1f} % computed" in page.text_content("#mask-facts")
+    assert f"{100 * trace.density(7, frame + 1):.1f}% computed" in page.text_content("#mask-facts")
 
 
 def test_the_timeline_draws_zooms_and_names_a_slice(page):

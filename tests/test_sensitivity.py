@@ -73,7 +73,7 @@ def test_the_largest_gains_come_first_and_three_are_named():
     assert len(named) == 3
     assert [one.latency_change for one in named] == better[:3]
     assert named[0].words().startswith(f"{named[0].key} from ")
-    assert f"latency {100 * better[0]:+.1f} %" in named[0].words()
+    assert f"latency {100 * better[0]:+.1f}%" in named[0].words()
 
 
 def test_a_change_that_cannot_be_says_why():

@@ -21,5 +21,5 @@ def kernel_share(report: Report, dense: Report, realised: float) -> str:
     return (
         f"Dense is PyTorch here, {pytorch_ms:.3g} ms a frame; the sparse kernels take {kernels_ms:.3g} ms even if "
         f"nothing is skipped. {share:.2f}x of the speed-up is theirs, and skipping itself realises "
-        f"{realised / share:.0%} of the MAC reduction; together that can be more than 100 %."
+        f"{realised / share:.0%} of the MAC reduction; together that can be more than 100%."
     )

@@ -74,10 +74,10 @@ class Sensitivity:
     reason: str = ""  # why it cannot be
 
     def words(self) -> str:
-        """Return the change in words: "dram.bytes_per_cycle from 8 to 16: latency -12.3 %"."""
-        area = f", area {100 * self.area_change:+.0f} %" if abs(self.area_change) >= 0.005 else ""
+        """Return the change in words: "dram.bytes_per_cycle from 8 to 16: latency -12.3%"."""
+        area = f", area {100 * self.area_change:+.0f}%" if abs(self.area_change) >= 0.005 else ""
         change = f"{self.key} from {_text(self.before)} to {_text(self.after)}"
-        return f"{change}: latency {100 * self.latency_change:+.1f} %{area}"
+        return f"{change}: latency {100 * self.latency_change:+.1f}%{area}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sensitivity as plain data."""

@@ -50,8 +50,8 @@ function runName(panel, run) {
 
 function hoverText(panel, run) {
   const lines = [`<b>${runName(panel, run)}</b>`, `${digits(run.latency_ms)} ms a frame, ${run.speedup.toFixed(2)}x as fast as dense`];
-  if (run.quality !== null) lines.push(`${metricName(panel)} ${(100 * run.quality).toFixed(2)} %, ${run.quality_drop.toFixed(2)} points lost`);
-  const energy = run.energy_uj === null ? "" : `, energy ${(100 * run.energy_uj / run.dense_energy_uj).toFixed(0)} % of dense`;
+  if (run.quality !== null) lines.push(`${metricName(panel)} ${(100 * run.quality).toFixed(2)}%, ${run.quality_drop.toFixed(2)} points lost`);
+  const energy = run.energy_uj === null ? "" : `, energy ${(100 * run.energy_uj / run.dense_energy_uj).toFixed(0)}% of dense`;
   lines.push(`${run.mac_reduction.toFixed(2)}x fewer MACs${energy}`);
   lines.push({ closed: "closed loop: recorded with this block", open: "open loop: masks of a finer recording, coarsened" }[run.loop] || `masks: ${run.loop}`);
   return lines.join("<br>");
@@ -134,7 +134,7 @@ function drawLayers(content, panel, detail, dense, showLayer) {
   const names = panel.layers.names;
   const facts = names.map((name, layer) => {
     const [rows, cols] = panel.layers.sizes[layer], [ins, outs] = panel.layers.channels[layer], [high, wide] = panel.layers.kernels[layer];
-    return `${name}<br>${high}x${wide}, ${ins} to ${outs} channels, ${rows}x${cols} map<br>tile ${detail.tiles[layer]}, asked for ${(100 * detail.density[layer]).toFixed(0)} %, computed ${(100 * detail.effective_density[layer]).toFixed(0)} %`;
+    return `${name}<br>${high}x${wide}, ${ins} to ${outs} channels, ${rows}x${cols} map<br>tile ${detail.tiles[layer]}, asked for ${(100 * detail.density[layer]).toFixed(0)}%, computed ${(100 * detail.effective_density[layer]).toFixed(0)}%`;
   });
   const rows = names.map((_, layer) => layer);
   const measured = panel.machine.measured, scale = measured ? 1e6 / panel.machine.clock_hz : 1e-3, unit = measured ? "µs" : "k cycles";
@@ -232,7 +232,7 @@ function drawSensitivities(content, decision) {
     const ones = keys.map((one) => found.find((other) => other.key === one && other.direction === direction));
     return {
       type: "bar", orientation: "h", name, y: keys, x: ones.map((one) => one ? 100 * one.latency_change : null), marker: { color: colour },
-      text: ones.map((one) => one ? `${one.words}<br>energy ${(100 * one.energy_change).toFixed(1)} %` : ""), textposition: "none", hovertemplate: "%{text}<extra></extra>",
+      text: ones.map((one) => one ? `${one.words}<br>energy ${(100 * one.energy_change).toFixed(1)}%` : ""), textposition: "none", hovertemplate: "%{text}<extra></extra>",
     };
   };
   Plotly.react(element("sensitivity"), [trace("better", content.colours[2], "changed for the better"), trace("worse", content.colours[1], "changed for the worse")], layout({

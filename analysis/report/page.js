@@ -7,7 +7,7 @@ let panel = content.panels[0];
 let selected = "dense";
 
 function percent(share, count = 0) {
-  return `${(100 * share).toFixed(count)} %`;
+  return `${(100 * share).toFixed(count)}%`;
 }
 
 function panelName(one) {

@@ -92,7 +92,7 @@ class Player {
     this.drawScreen();
     this.drawDensities();
     const [, , high, wide] = this.mask.grids[this.layer], [rows, cols] = this.panel.layers.sizes[this.layer];
-    element("mask-facts").textContent = `${this.panel.layers.names[this.layer]}: ${rows}x${cols} map, blocks of ${high}x${wide}; ${(100 * this.density(this.layer, this.frame)).toFixed(1)} % computed on this frame`;
+    element("mask-facts").textContent = `${this.panel.layers.names[this.layer]}: ${rows}x${cols} map, blocks of ${high}x${wide}; ${(100 * this.density(this.layer, this.frame)).toFixed(1)}% computed on this frame`;
   }
 
   drawScreen() {
