@@ -166,10 +166,12 @@ def tune(
     epilog=example(
         "skipsim train pose_small --clips pose -o weights.safetensors --set steps=1200",
         "skipsim train pose_small --clips pose -o gated.safetensors --gate gumbel --block 4 --beta 0.3",
+        "skipsim train pose_small --clips jhmdb:JHMDB:1:train --from shipped -o jhmdb.safetensors",
     )
 )
 @click.argument("network", shell_complete=complete_network)
-@click.option("--clips", default="pose", show_default=True, help="What to train on.")
+@click.option("--clips", default="pose", show_default=True, help="What to train on: pose, detection; videos.")
+@click.option("--score-on", metavar="CLIPS", help="Videos for the final score; default: the data set's test part.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The weights: a .safetensors file.")
 @click.option("--gate", default="none", show_default=True, help="gumbel: train gates together with the network.")
 @click.option("--block", default="1", show_default=True, metavar="N|RxC|TABLE", help="Of the gates.")
@@ -183,7 +185,10 @@ def tune(
 @click.option("--freeze", is_flag=True, help="Train gates alone, towards the outputs of the dense network.")
 @click.option("--thresholds", metavar="FILE", help="Begin with gates that decide like these, of `skipsim tune`.")
 @click.option(
-    "--from", "start", type=click.Path(path_type=Path), help="Weights to start from; gates: the shipped ones."
+    "--from",
+    "start",
+    type=click.Path(path_type=Path),
+    help="Weights to start from: a file, or shipped (the default with gates).",
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a number of the plan, e.g. seed=1.")
 @click.option("--restart", is_flag=True, help="Start again instead of going on from a checkpoint.")
@@ -191,6 +196,7 @@ def tune(
 def train(
     network: str,
     clips: str,
+    score_on: str | None,
     out: Path,
     gate: str,
     beta: float | None,
@@ -201,8 +207,14 @@ def train(
     thresholds: str | None,
     **gating: Any,
 ) -> None:
-    """Train a network, or its gates with it; goes on after a kill."""
+    """Train a network, or its gates with it; goes on after a kill.
+
+    CLIPS are procedural ones (pose, detection), videos of a data set as `skipsim record` takes them (jhmdb:, uavdt:,
+    coco:; see README: data sets), or, with --gate gumbel --freeze, any video file or folder of images. The last sixth
+    of the videos is held out: the curve is measured on it.
+    """
     from skipsim.analysis.inputs.networks import build_network, check_network_name
+    from skipsim.analysis.inputs.training_clips import training_clips
 
     plan = read_settings(settings) | ({} if beta is None else {"beta": beta})
     check_network_name(network)
@@ -220,7 +232,15 @@ def train(
     command = shlex.join(["skipsim", *sys.argv[1:]])
     model = build_network(network) if ":" in network else network
     report = run(
-        model, clips, out, gates=gates, start=start, resume=not restart, progress=not as_json, command=command, **plan
+        model,
+        training_clips(clips, score_on),
+        out,
+        gates=gates,
+        start=start,
+        resume=not restart,
+        progress=not as_json,
+        command=command,
+        **plan,
     )
     if as_json:
         print_json(report)

@@ -37,7 +37,7 @@ def test_same_seed_same_clip_other_seed_another():
 def test_more_frames_continue_the_same_clip(camera):
     short, long = vehicle_clip(5, frames=2, camera=camera), vehicle_clip(5, frames=4, camera=camera)
     assert (long.frames[:2] == short.frames).all()
-    assert (long.labels.first(2).box == short.labels.box).all()
+    assert (long.labels.take(range(2)).box == short.labels.box).all()
 
 
 def test_boxes_lie_in_the_picture_and_most_count():

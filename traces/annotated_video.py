@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,21 +31,29 @@ class AnnotatedVideo:
     joints: Clip | None = None
     boxes: BoxLabels | None = None
 
-    def first(self, frames: int | None) -> AnnotatedVideo:
-        """Return the first so many frames of it; None: all."""
-        if frames is None or frames >= len(self.files):
-            return self
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.files)
+
+    def take(self, frames: range) -> AnnotatedVideo:
+        """Return the video of these frames, as far as there are so many."""
+        there = range(len(self))[frames.start : frames.stop : frames.step]
+        part = slice(there.start, there.stop, there.step)
         joints = self.joints
         if joints is not None:
-            arrays = {name: getattr(joints, name)[:frames] for name in ("frames", "joints", "visible", "box", "scale")}
+            arrays = {name: getattr(joints, name)[part] for name in ("frames", "joints", "visible", "box", "scale")}
             joints = replace(joints, **arrays)
-        boxes = None if self.boxes is None else self.boxes.first(frames)
-        return AnnotatedVideo(self.name, self.files[:frames], joints, boxes)
+        boxes = None if self.boxes is None else self.boxes.take(there)
+        return AnnotatedVideo(self.name, self.files[part], joints, boxes)
 
-    def read(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the pictures, uint8 [rows, cols, 3]; InputError for one of another size than the labels'."""
+    def read(self, frames: Iterable[int] | None = None) -> Iterator[NDArray[np.uint8]]:
+        """Yield the pictures, uint8 [rows, cols, 3], of all frames or of some.
+
+        Raises:
+            InputError: a picture that cannot be read, or of another size than the labels'.
+        """
         wanted = self._size()
-        for file in self.files:
+        for file in self.files if frames is None else (self.files[frame] for frame in frames):
             picture = read_image(file)
             if wanted not in (None, picture.shape[:2]):
                 rows, cols, _ = picture.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,22 +67,14 @@ class BoxLabels:
         """Return which boxes lie on a frame, bool [B]."""
         return np.asarray(self.frame == frame, np.bool_)
 
-    def first(self, frames: int) -> BoxLabels:
-        """Return the labels of the first so many frames."""
-        kept = self.frame < frames
-        return BoxLabels(
-            min(frames, self.frames),
-            self.rows,
-            self.cols,
-            self.classes,
-            self.ids,
-            self.frame[kept],
-            self.box[kept],
-            self.label[kept],
-            self.ignored[kept],
-            self.headline,
-            self.merged,
-        )
+    def take(self, frames: range) -> BoxLabels:
+        """Return the labels of these frames, counted anew from 0; frames that there are not, are left out."""
+        there = range(self.frames)[frames.start : frames.stop : frames.step]
+        place = np.full(self.frames, -1, np.int64)
+        place[there] = np.arange(len(there))
+        kept = place[self.frame] >= 0
+        arrays = {name: getattr(self, name)[kept] for name in ("box", "label", "ignored")}
+        return replace(self, frames=len(there), frame=place[self.frame[kept]], **arrays)
 
 
 @dataclass(frozen=True)

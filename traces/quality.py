@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skipsim.errors import InputError
 from skipsim.traces.datasets import Clip
+from skipsim.traces.procedural.figure import JOINT_COUNT
 
 PCK_THRESHOLDS = (0.05, 0.1, 0.2)
 HEADLINE = "pck@0.05"
@@ -129,6 +130,12 @@ def pose_quality(heatmaps: ArrayLike | Sequence[ArrayLike], clips: Clip | Sequen
     )
     scores: dict[str, Any] = {f"pck@{threshold:g}": pck(*arguments, threshold) for threshold in PCK_THRESHOLDS}
     return {**scores, "headline": HEADLINE}
+
+
+def is_pose(output: Any) -> bool:
+    """Tell whether an output is a heat map for each of the 15 joints, [J, rows, cols] or [N, J, rows, cols]."""
+    shape: Sequence[int] = getattr(output, "shape", ())
+    return len(shape) in (3, 4) and shape[-3] == JOINT_COUNT
 
 
 def pose_scorer(clips: Clip | Sequence[Clip]) -> Callable[[Sequence[ArrayLike]], dict[str, Any]]:

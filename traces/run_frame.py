@@ -36,7 +36,7 @@ def run_frame(model: nn.Module, x: Tensor, frame: int, name: str) -> Any:
         where = f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(f"network {name}: failed on frame {frame}, input {list(x.shape)}{where}: {reason}") from error
-    if any(tensor.isnan().any() for tensor in _tensors(output)):
+    if any(tensor.isnan().any() for tensor in tensors_of(output)):
         raise InputError(f"network {name}: the output of frame {frame} is NaN somewhere")
     return output
 
@@ -46,11 +46,11 @@ def _is_library(file: str) -> bool:
     return any(folder in Path(file).parents for folder in LIBRARIES)
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors of an output."""
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors of an output, in order."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
             yield output
     elif isinstance(output, dict | list | tuple):
         for part in output.values() if isinstance(output, dict) else output:
-            yield from _tensors(part)
+            yield from tensors_of(part)

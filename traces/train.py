@@ -1,11 +1,11 @@
-"""Training a network on procedural clips: seeded, resumable after a kill, the same weights either way."""
+"""Training a network on procedural clips or videos: seeded, resumable after a kill, the same weights either way."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from torch import nn
 from skipsim import __version__
 from skipsim.atomic import write_text
 from skipsim.errors import InputError, nearest
-from skipsim.traces.models import MODELS
+from skipsim.traces.models import MODELS, SHIPPED
 from skipsim.traces.models import network as make_network
 from skipsim.traces.models.checkpoint import load_weights
 from skipsim.traces.training.detection_task import DETECTION
@@ -32,6 +32,8 @@ from skipsim.traces.training.picture_pool import PicturePool, make_pool
 from skipsim.traces.training.pose_task import POSE
 from skipsim.traces.training.task import Task
 from skipsim.traces.training.training_run import Plan, TrainingRun
+from skipsim.traces.training.training_videos import TrainingVideos
+from skipsim.traces.training.video_task import labelled_task, video_defaults, video_task
 
 # To add a task: write its file (see pose_task.py) and add a line.
 TASKS: dict[str, Task] = {"pose": POSE, "detection": DETECTION}
@@ -58,7 +60,7 @@ GATE_DEFAULTS: dict[str, Any] = {
 
 def train(
     network: str | nn.Module,
-    clips: str = "pose",
+    clips: str | TrainingVideos = "pose",
     out: str | Path = "weights.safetensors",
     *,
     gates: GateSettings | None = None,
@@ -77,14 +79,15 @@ def train(
     Args:
         network: a name for `skipsim.network`, started at random, or a module that maps RGB in 0..1 [N, 3, rows, cols]
             to what the task's loss takes ("pose": heat maps [N, 15, any rows, any cols]); a module is trained in place.
-        clips: a name in TASKS.
+        clips: a name in TASKS, procedural clips; or videos.
         out: where the weights go; ends in .safetensors.
         gates: how to train gates with the network (see gumbel_training.py); None trains the network alone.
-        start: weights to start from. None: with gates a named network's own, without gates at random.
+        start: weights to start from, or "shipped", a named network's own. None: with gates its own, without at random.
         resume: whether to go on from a checkpoint; False starts again.
         progress: whether to show a progress bar.
         command: the command line to note beside the weights.
-        plan: fields of `Plan`; what is not given is, with gates, GATE_DEFAULTS, then the task's default, then `Plan`'s.
+        plan: fields of `Plan`; what is not given is, with gates, GATE_DEFAULTS, on videos what `video_defaults`
+            returns, then the task's default, then `Plan`'s.
 
     Returns:
         what the .json file holds.
@@ -92,37 +95,45 @@ def train(
     Raises:
         InputError: unknown network, clips or plan field, weights that do not fit, or a checkpoint of another plan.
     """
-    if clips not in TASKS:
-        raise InputError(f"training: clips {clips!r} are unknown; {nearest(str(clips), TASKS)}")
-    task = TASKS[clips]
-    chosen, out = make_plan(task, plan, GATE_DEFAULTS if gates else {}), Path(out)
+    if isinstance(clips, str) and clips not in TASKS:
+        raise InputError(f"training: clips {clips!r} are unknown; {nearest(clips, TASKS)}")
+    videos = clips if isinstance(clips, TrainingVideos) else None
+    task = TASKS[clips] if isinstance(clips, str) else labelled_task(clips)
+    name = network if isinstance(network, str) else type(network).__name__
+    defaults = {**(video_defaults(name) if videos else {}), **(GATE_DEFAULTS if gates else {})}
+    chosen, out = make_plan(task, plan, defaults), Path(out)
     if out.suffix != ".safetensors":
         raise InputError(f"training: the output must end in .safetensors, got {out}")
     if not out.parent.is_dir():
         raise InputError(f"training: no such folder {out.parent}")
-    name = network if isinstance(network, str) else type(network).__name__
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _first(network, start, chosen.seed, trained=gates is not None)
+    if videos:
+        task = video_task(videos, model, name, chosen, gates)
     # Masked layers are a quarter slower with channels last.
     layout = torch.channels_last if gates is None else torch.contiguous_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]  # missing from torch's annotations
     objective: Objective = (
         PlainTraining(model, task, chosen) if gates is None else GumbelTraining(model, task, chosen, gates)
     )
-    identity = {"network": name, "clips": clips, "plan": asdict(chosen), **objective.identity}
+    said = videos.name if videos else clips
+    identity = {"network": name, "clips": said, "plan": asdict(chosen), **objective.identity}
+    if videos:
+        identity["videos"] = videos.facts()
     if start is not None:
-        identity["start"] = hashlib.sha256(Path(start).read_bytes()).hexdigest()
+        identity["start"] = SHIPPED if str(start) == SHIPPED else hashlib.sha256(Path(start).read_bytes()).hexdigest()
     run = TrainingRun(objective.module, objective.parameter_groups(), chosen, json.loads(json.dumps(identity)), out)
     if resume:
         run.load()
+    tested = _sample(task, "test", chosen.test_clips, chosen.test_frames, chosen)
     _descend(run, objective, task, device, progress)
-    scores = objective.score(_sample(task, "test", chosen.test_clips, chosen.test_frames, chosen))
+    scores = objective.score(list(tested))
     run.save_weights(*objective.weights())
     report = {
         **run.identity,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "scores": scores,
-        "command": command or f"skipsim train {name} --clips {clips} -o {out.name}",
+        "command": command or f"skipsim train {name} --clips {said} -o {out.name}",
         "training_seconds": round(run.seconds),
         "device": str(device),
         "versions": {
@@ -149,13 +160,13 @@ def make_plan(task: Task, given: Mapping[str, Any], defaults: Mapping[str, Any])
 
 def _first(network: str | nn.Module, start: str | Path | None, seed: int, trained: bool) -> nn.Module:
     """Return the network as its training begins; random weights follow from the seed alone."""
+    shipped = str(start) == SHIPPED
     if isinstance(network, nn.Module):
         model = network
-    elif trained and start is None:
+    elif shipped or (trained and start is None):
         if MODELS[network].weights is None if network in MODELS else False:
-            raise InputError(
-                f"training: gates need a trained network, and {network!r} ships without weights; give some"
-            )
+            reason = "to start from 'shipped' asks for" if shipped else "gates need"
+            raise InputError(f"training: {reason} a trained network, and {network!r} ships without weights; give some")
         return make_network(network)
     else:
         with torch.random.fork_rng(devices=[]):
@@ -175,7 +186,7 @@ def _descend(run: TrainingRun, objective: Objective, task: Task, device: torch.d
     # What gates skip keeps differences that decay into denormal numbers, and a step on those takes longer.
     with flushing_denormals(), Progress(*columns) if progress else nullcontext() as bar:
         pool = _pool_with_bar(task, plan, bar)
-        validation = _sample(task, "validation", plan.validation_clips, 4, plan)
+        validation = list(_sample(task, "validation", plan.validation_clips, 4, plan))
         shown = bar.add_task("training", total=plan.steps, completed=run.step) if bar else None
         began, losses = monotonic() - run.seconds, []
         while run.step < plan.steps:
@@ -226,5 +237,5 @@ def _pool_with_bar(task: Task, plan: Plan, bar: Progress | None) -> PicturePool:
     return make_pool(task, plan, advance)
 
 
-def _sample(task: Task, split: str, count: int, frames: int, plan: Plan) -> list[Any]:
-    return list(task.clips(split, count, frames=frames, rows=plan.rows, cols=plan.cols))
+def _sample(task: Task, split: str, count: int, frames: int, plan: Plan) -> Iterator[Any]:
+    return task.clips(split, count, frames=frames, rows=plan.rows, cols=plan.cols)

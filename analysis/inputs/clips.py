@@ -83,7 +83,7 @@ def load_clip(
     kind, _, rest = name.partition(":")
     if kind in PROCEDURAL and rest and not Path(name).exists():
         return _procedural(name, frames, resized)
-    if kind in DATASETS and ":" in name and not Path(name).exists():
+    if is_dataset(name):
         return _from_dataset(name, frames, resized)
     found = read_frames(name, limit=frames, size=size)
     return LoadedClip(found if resized == size else read_frames(found, size=resized), size=resized)
@@ -122,13 +122,44 @@ def _procedural(name: str, frames: int | None, size: tuple[int, int] | None) -> 
     return LoadedClip(pictures, cuts, joints, boxes)
 
 
-def _from_dataset(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
-    kind, *parts = name.split(":")
+def is_dataset(name: str) -> bool:
+    """Tell whether a clip is named as videos of a data set, and is no file."""
+    return name.partition(":")[0] in DATASETS and ":" in name and not Path(name).exists()
+
+
+def dataset_videos(name: str, part: str | None = None) -> list[AnnotatedVideo]:
+    """Read the videos that a name of a data set stands for; with `part`, all of that part of the same data set.
+
+    Raises:
+        InputError: a name that is not built as FORMS says, or whatever is wrong with the files.
+    """
+    arguments = _arguments(name)
+    if part is not None:
+        arguments |= {"part": part, "video": None}
+    return DATASETS[name.partition(":")[0]](**arguments)
+
+
+def dataset_part(name: str) -> str | None:
+    """Return which part of its data set a name stands for, "train" or "test"; None where a data set has no parts."""
+    return _arguments(name).get("part")
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """Return what the function of a data set is called with."""
+    kind, *words = name.split(":")
+    form = signature(DATASETS[kind])
     try:
-        signature(DATASETS[kind]).bind(*filter(None, parts))
+        form.bind(*filter(None, words))
+        bound = form.bind(*words)
     except TypeError:
         raise InputError(f"clip {name!r}: must be {FORMS[kind]}") from None
-    videos = [video.first(frames) for video in DATASETS[kind](*parts)]
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _from_dataset(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:
+    videos = dataset_videos(name)
+    videos = videos if frames is None else [video.take(range(frames)) for video in videos]
     cuts = tuple(np.cumsum([len(video.files) for video in videos])[:-1].tolist())
     pictures = chain.from_iterable(video.read() for video in videos)
     return LoadedClip(

@@ -17,8 +17,7 @@ from skipsim.traces.average_precision import DetectionScorer
 from skipsim.traces.boxes import BoxLabels
 from skipsim.traces.data_sets.coco_video import coco_labels
 from skipsim.traces.datasets import Clip
-from skipsim.traces.procedural.figure import JOINT_COUNT
-from skipsim.traces.quality import pose_scorer
+from skipsim.traces.quality import is_pose, pose_scorer
 
 NAMES = ("joints", "visible", "scale")
 
@@ -38,7 +37,7 @@ def quality_of(clip: LoadedClip, model: Any) -> Scorer | None:
         return None
 
     def score(outputs: Sequence[Any]) -> dict[str, Any]:
-        return pose_scorer(clip.labelled)(outputs) if _is_pose(outputs[0]) else {}
+        return pose_scorer(clip.labelled)(outputs) if is_pose(outputs[0]) else {}
 
     return score
 
@@ -61,14 +60,8 @@ def loss_of(clip: LoadedClip, model: Any) -> Callable[..., Any]:
         rows, cols = clip.labelled[0].frames.shape[1:3]
         arrays = [(one.joints, one.visible) for one in clip.labelled]
         own, other = labelled(arrays, partial(heatmap_loss, rows=rows, cols=cols)), projected()
-        return lambda output, frame: (own if _is_pose(output) else other)(output, frame)
+        return lambda output, frame: (own if is_pose(output) else other)(output, frame)
     return projected()
-
-
-def _is_pose(output: Any) -> bool:
-    """Whether an output is a heat map per joint of the procedural clips."""
-    shape: Sequence[int] = getattr(output, "shape", ())
-    return len(shape) in (3, 4) and shape[-3] == JOINT_COUNT
 
 
 def label_scorer(path: str | Path, rows: int, cols: int, frames: int | None = None) -> Scorer:
@@ -128,7 +121,7 @@ def box_labels(path: str | Path, frames: int | None = None) -> BoxLabels:
     if len(videos) != 1:
         raise InputError(f"labels {path}: must describe one video, got {len(videos)}; or record coco:{path}:FOLDER")
     (_, boxes), *_ = videos.values()
-    return boxes if frames is None else boxes.first(frames)
+    return boxes if frames is None else boxes.take(range(frames))
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

@@ -34,7 +34,13 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 1.5  # gamma of EfficientDet, section 5.1
 BOX_WEIGHT, HUBER_DELTA = 50.0, 0.1  # of efficientdet-pytorch
 
 
-def detection_loss(class_maps: Sequence[Tensor], box_maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+def detection_loss(
+    class_maps: Sequence[Tensor],
+    box_maps: Sequence[Tensor],
+    boxes: Tensor,
+    labels: Tensor,
+    anchor_scale: float = ANCHOR_SCALE,
+) -> Tensor:
     """Return the focal loss of all anchors plus the Huber loss of the matched ones' offsets, per matched anchor.
 
     Args:
@@ -42,10 +48,11 @@ def detection_loss(class_maps: Sequence[Tensor], box_maps: Sequence[Tensor], box
         box_maps: offsets per level, [N, 9 * 4, rows, cols].
         boxes: float [N, M, 4], x0, y0, x1, y1 in pixels of the picture.
         labels: int [N, M], the class of each box, NOTHING or IGNORED.
+        anchor_scale: size of the smallest square anchor of a level in its strides.
     """
     classes = class_maps[0].shape[1] // ANCHORS
     logits, offsets = _flat(class_maps, classes), _flat(box_maps, 4)
-    every = _anchors(tuple(tuple(level.shape[-2:]) for level in class_maps), boxes.device)
+    every = _anchors(tuple(tuple(level.shape[-2:]) for level in class_maps), anchor_scale, boxes.device)
     with torch.no_grad():
         # Padding stands behind the boxes: the longest picture's is cut off.
         most = int((labels != NOTHING).sum(dim=1).max().clamp(min=1))
@@ -126,16 +133,16 @@ def _flat(maps: Sequence[Tensor], values: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _anchors(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    return torch.from_numpy(anchors(sizes, ANCHOR_SCALE)).to(device)
+def _anchors(sizes: tuple[tuple[int, int], ...], scale: float, device: torch.device) -> Tensor:
+    return torch.from_numpy(anchors(sizes, scale)).to(device)
 
 
-def box_arrays(labels: BoxLabels) -> Labels:
-    """Return boxes [T, MOST_BOXES, 4] and classes [T, MOST_BOXES], padded with NOTHING."""
-    boxes = np.zeros((labels.frames, MOST_BOXES, 4), np.float32)
-    kinds = np.full((labels.frames, MOST_BOXES), NOTHING, np.int64)
+def box_arrays(labels: BoxLabels, most: int = MOST_BOXES) -> Labels:
+    """Return boxes [T, most, 4] and classes [T, most], padded with NOTHING; of more boxes the first so many."""
+    boxes = np.zeros((labels.frames, most, 4), np.float32)
+    kinds = np.full((labels.frames, most), NOTHING, np.int64)
     for frame in range(labels.frames):
-        here = np.flatnonzero(labels.of_frame(frame))[:MOST_BOXES]
+        here = np.flatnonzero(labels.of_frame(frame))[:most]
         boxes[frame, : len(here)] = labels.box[here]
         kinds[frame, : len(here)] = np.where(labels.ignored[here], IGNORED, labels.label[here])
     return boxes, kinds

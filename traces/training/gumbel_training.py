@@ -285,8 +285,10 @@ class GumbelTraining:
             picked = [clips[index] for index in chosen]
             frames = [frame for clip in picked for frame in clip.frames]
             cuts = [sum(len(clip.frames) for clip in picked[:place]) for place in range(1, len(picked))]
-            trace = record(converted, frames, cuts=cuts, quality=self._task.scorer(picked), progress=False)
+            quality = self._task.scorer(picked)
+            trace = record(converted, frames, cuts=cuts, quality=quality, agreement=quality is None, progress=False)
             return {
+                "headline": "agreement",  # where nothing else is scored
                 **trace.quality,
                 "mac_reduction": trace.mac_reduction,
                 "gated_mac_reduction": trace.gated_mac_reduction,

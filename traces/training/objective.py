@@ -74,7 +74,8 @@ class PlainTraining:
 
         def score(chosen: Sequence[int]) -> dict[str, Any]:
             flat = [output for index in chosen for output in outputs[index]]
-            return self._task.scorer([clips[index] for index in chosen])(flat)
+            scores: dict[str, Any] = self._task.scorer([clips[index] for index in chosen])(flat)
+            return scores
 
         return by_camera(clips, score)
 

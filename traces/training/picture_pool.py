@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipsim.errors import InputError
 from skipsim.traces.training.task import Labels, Pictures, Task
 from skipsim.traces.training.training_run import Plan
 
@@ -49,21 +50,28 @@ class PicturePool:
 
 
 def make_pool(task: Task, plan: Plan, advance: Callable[[int], None]) -> PicturePool:
-    """Make all training pictures once; they follow from the plan's sizes alone. Calls `advance(clips made)`."""
+    """Make all training pictures once; they follow from the plan's sizes alone. Calls `advance(clips made)`.
+
+    Raises:
+        InputError: fewer sequences than a batch has.
+    """
     each = plan.pool_frames // plan.clip_frames
-    total = plan.pool_clips * each
+    total, made = plan.pool_clips * each, 0
     pictures = np.empty((total, plan.clip_frames, plan.rows, plan.cols, 3), np.uint8)
     labels: Labels = ()
     options = {"rows": plan.rows, "cols": plan.cols, "frames_per_second": plan.pool_frames_per_second}
     count = plan.pool_clips if plan.camera == "all" else 2 * plan.pool_clips  # cameras come in turn
     clips = task.clips("train", count, frames=each * plan.clip_frames, **options)
-    for index, clip in enumerate(clip for clip in clips if plan.camera in ("all", clip.camera)):
-        made = task.labels(clip)
+    for clip in (clip for clip in clips if plan.camera in ("all", clip.camera)):
+        known = task.labels(clip)
         if not labels:
-            labels = tuple(np.empty((total, plan.clip_frames, *label.shape[1:]), label.dtype) for label in made)
-        place = slice(index * each, (index + 1) * each)
+            labels = tuple(np.empty((total, plan.clip_frames, *label.shape[1:]), label.dtype) for label in known)
+        place = slice(made, made + each)
         pictures[place] = clip.frames.reshape(each, plan.clip_frames, *clip.frames.shape[1:])
-        for label, new in zip(labels, made, strict=True):
+        for label, new in zip(labels, known, strict=True):
             label[place] = new.reshape(each, plan.clip_frames, *new.shape[1:])
-        advance(index + 1)
-    return PicturePool(pictures, labels, task)
+        made += each
+        advance(made // each)
+    if made < plan.batch:
+        raise InputError(f"training: batch must be at most {made}, the sequences that there are, got {plan.batch}")
+    return PicturePool(pictures[:made], tuple(label[:made] for label in labels), task)

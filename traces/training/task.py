@@ -27,7 +27,7 @@ class LabelledClip(Protocol):
 
     @property
     def camera(self) -> str:
-        """One of datasets.CAMERAS."""
+        """One of datasets.CAMERAS; "own" where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,16 @@ class Task:
     """What a network is trained for: where clips come from, what their labels are, and what counts as good.
 
     Attributes:
-        clips: (split, count, *, frames, rows, cols, frames_per_second=...) -> labelled clips, as `pose_clips`.
+        clips: (split, count, *, frames, rows, cols, frames_per_second=...) -> labelled clips, as `pose_clips`; fewer
+            where there are no more.
         labels: a clip's labels as arrays [T, ...], of the same shape after T in every clip of one size; where their
             number varies, padded.
         mirror: labels of some pictures (arrays [N, ...]) and the pictures' width -> the labels of the pictures
             mirrored left to right.
         loss: (the network's output on N pictures, labels as tensors [N, ...], plan) -> mean loss, a scalar.
         scorer: clips -> a function from one network output per frame, over all clips, to scores by name, with
-            "headline" naming the one that counts; what `record(quality=...)` takes.
+            "headline" naming the one that counts; what `record(quality=...)` takes. Or to None: nothing is labelled,
+            and what counts is the agreement with the dense network.
         distance: (the network's output on N pictures, what it should be) -> how far it is off, a scalar: 0 where equal.
         defaults: fields of `Plan` for which this task has a default of its own.
     """
@@ -51,6 +53,6 @@ class Task:
     labels: Callable[[Any], Labels]
     mirror: Callable[[Labels, int], Labels]
     loss: Callable[[Any, tuple[Tensor, ...], Plan], Tensor]
-    scorer: Callable[[Sequence[Any]], Callable[[Sequence[Any]], dict[str, Any]]]
+    scorer: Callable[[Sequence[Any]], Any]
     distance: Callable[[Any, Any], Tensor]
     defaults: Mapping[str, Any] = field(default_factory=dict)
