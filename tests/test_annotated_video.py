@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from video_folders import save_jhmdb_split, save_jhmdb_video, save_pictures, save_uavdt_video
 
 from skipsim.analysis.inputs.clips import DATASETS, FORMS, absolute, load_clip
 from skipsim.analysis.inputs.labels import box_labels, quality_of
@@ -20,11 +21,8 @@ from skipsim.traces.data_sets.uavdt import uavdt_videos
 ROWS, COLS = 24, 32
 
 
-def save_pictures(folder, name, count, rows=ROWS, cols=COLS):
-    folder.mkdir(parents=True)
-    for number in range(1, count + 1):
-        picture = np.full((rows, cols, 3), 10 * number, np.uint8)
-        Image.fromarray(picture).save(folder / name.format(number))
+def grey(count):
+    return [np.full((ROWS, COLS, 3), 10 * number, np.uint8) for number in range(1, count + 1)]
 
 
 @pytest.fixture
@@ -32,22 +30,15 @@ def jhmdb(tmp_path):
     """Two classes, three videos of 3 frames, as JHMDB's archives unpack."""
     rng = np.random.default_rng(0)
     for action, video in (("run", "first"), ("run", "second"), ("wave", "third")):
-        save_pictures(tmp_path / "Rename_Images" / action / video, "{:05d}.png", 3)
-        joints = tmp_path / "joint_positions" / action / video / "joint_positions.mat"
-        joints.parent.mkdir(parents=True)
         positions = rng.uniform(2, 20, (2, 15, 3))
         positions[:, 3, 1] = 40.0, 5.0  # outside
-        savemat(joints, {"pos_img": positions, "scale": np.ones(3)})
         mask = np.zeros((ROWS, COLS, 3), np.uint8)
         mask[4:14, 6:26, 0] = 3
         mask[2:22, 8:10, 1] = 1
-        puppet = tmp_path / "puppet_mask" / action / video / "puppet_mask.mat"
-        puppet.parent.mkdir(parents=True)
-        savemat(puppet, {"part_mask": mask})
+        save_jhmdb_video(tmp_path, action, video, grey(3), positions, mask)
     for split in (1, 2, 3):
-        (tmp_path / "splits").mkdir(exist_ok=True)
-        (tmp_path / "splits" / f"run_test_split{split}.txt").write_text("first.avi 1 \nsecond.avi 2 \n")
-        (tmp_path / "splits" / f"wave_test_split{split}.txt").write_text(f"third.avi {1 + split % 2} \n")
+        save_jhmdb_split(tmp_path, "run", split, ["first.avi 1", "second.avi 2"])
+        save_jhmdb_split(tmp_path, "wave", split, [f"third.avi {1 + split % 2}"])
     return tmp_path
 
 
@@ -142,15 +133,9 @@ def test_jhmdb_missing_and_damaged_files_fail_well(jhmdb):
 @pytest.fixture
 def uavdt(tmp_path):
     """One sequence for tests and one for training, 2 frames each, as UAVDT's archives unpack."""
-    truth = tmp_path / "UAV-benchmark-MOTD_v1.0" / "GT"
-    truth.mkdir(parents=True)
+    lines = ["1,1,2,3,10,8,1,1,1", "2,1,4,3,10,8,1,1,1", "2,2,20,10,6,5,1,2,3", "2,3,20,10,0,5,1,2,3"]
     for part, name in (("train", "M0101"), ("test", "M0203")):
-        save_pictures(tmp_path / "UAV-benchmark-M" / name, "img{:06d}.jpg", 2)
-        (tmp_path / "M_attr" / part).mkdir(parents=True)
-        (tmp_path / "M_attr" / part / f"{name}_attr.txt").write_text("1,0,0\n")
-        lines = ["1,1,2,3,10,8,1,1,1", "2,1,4,3,10,8,1,1,1", "2,2,20,10,6,5,1,2,3", "2,3,20,10,0,5,1,2,3"]
-        (truth / f"{name}_gt_whole.txt").write_text("\n".join(lines))
-        (truth / f"{name}_gt_ignore.txt").write_text("1,-1,0,16,32,8,1,-1,-1\n")
+        save_uavdt_video(tmp_path, part, name, grey(2), lines, ["1,-1,0,16,32,8,1,-1,-1"])
     return tmp_path
 
 
@@ -229,8 +214,8 @@ COCO = {
 
 @pytest.fixture
 def coco(tmp_path):
-    save_pictures(tmp_path / "pictures" / "street", "{}.png", 2)
-    save_pictures(tmp_path / "pictures" / "yard", "{}.png", 1)
+    save_pictures(tmp_path / "pictures" / "street", "{}.png", grey(2))
+    save_pictures(tmp_path / "pictures" / "yard", "{}.png", grey(1))
     (tmp_path / "boxes.json").write_text(json.dumps(COCO))
     return tmp_path
 
@@ -346,7 +331,7 @@ def test_pictures_of_another_size_than_the_labels_fail_well_even_if_they_are_res
 
 @pytest.mark.parametrize(("size", "network"), [((8, 8), ""), ((8, 8), "pose_small"), (None, "pose_small")])
 def test_an_own_video_of_changing_size_is_resized_only_on_request(tmp_path, size, network):
-    save_pictures(tmp_path / "film", "{}.png", 2)
+    save_pictures(tmp_path / "film", "{}.png", grey(2))
     loaded = load_clip(str(tmp_path / "film"), None, size, network)
     assert {frame.shape[:2] for frame in loaded.frames} == {size or (128, 128)}
     Image.fromarray(np.zeros((ROWS, 9, 3), np.uint8)).save(tmp_path / "film" / "2.png")
