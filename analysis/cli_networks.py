@@ -231,9 +231,11 @@ def train(
     gates = GateSettings(block, **gating) if gate == "gumbel" else None
     command = shlex.join(["skipsim", *sys.argv[1:]])
     model = build_network(network) if ":" in network else network
+    with working("reading what the videos are labelled with"):
+        found = training_clips(clips, score_on)
     report = run(
         model,
-        training_clips(clips, score_on),
+        found,
         out,
         gates=gates,
         start=start,

@@ -182,6 +182,31 @@ def test_uavdt_boxes_are_scaled_and_classes_are_the_networks(uavdt):
     assert first != second  # the network's own anchors
 
 
+def test_coco_videos_are_scored_on_other_files_of_the_same_classes(tmp_path):
+    def save(name, classes):
+        clip = vehicle_clip(3, 4, 72, 96)
+        save_pictures(tmp_path / name, "{}.png", clip.frames)
+        images = [
+            {"id": k, "video_id": 1, "frame_id": k, "file_name": f"{name}/{k + 1}.png", "width": 96, "height": 72}
+            for k in range(4)
+        ]
+        marked = [{"image_id": k, "category_id": 1, "bbox": [10 + k, 20, 30, 20]} for k in range(4)]
+        categories = [{"id": number, "name": word} for number, word in enumerate(classes, 1)]
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps({"images": images, "annotations": marked, "categories": categories}))
+        return f"coco:{file}:{tmp_path}"
+
+    train_on, score_on = save("train", ["van", "bike"]), save("val", ["van", "bike"])
+    size, out = {"rows": 64, "cols": 64, "batch": 2, "steps": 2}, tmp_path / "weights.safetensors"
+    report = run(train_on, out, tiny_detection(2), score_on=score_on, **size)
+    assert report["videos"]["train"] == report["videos"]["validation"] == {"videos": 1, "frames": 2}
+    assert report["videos"]["test"] == {"videos": 1, "frames": 4}
+    assert report["scores"]["all"]["headline"] == "ap"
+    other = tmp_path / "other.safetensors"
+    with pytest.raises(InputError, match="and those scored must have the same classes"):
+        run(train_on, other, tiny_detection(2), score_on=save("third", ["van", "boat"]), **size)
+
+
 def test_distance_of_any_output_is_zero_where_equal_and_one_where_constant():
     wanted = {"maps": [torch.rand(2, 3, 4, 4), torch.rand(2, 5)]}
     assert output_distance(wanted, wanted).item() == 0
@@ -310,11 +335,16 @@ def test_labels_of_another_task_are_refused(jhmdb, uavdt, tmp_path):
     joints = "they have joints, for which EfficientDet must put out heat maps [N, 15, any rows, any cols]"
     refused(f"cannot train EfficientDet: {joints}; {NOT_ITS_TASK}", pose, tmp_path, tiny_detection(), **size)
     refused("for which HRNet must put out heat maps [N, 15,", pose, tmp_path, tiny_hrnet(17))
-    boxes = "they have boxes, for which HRNet must put out class and box maps and have a method detect"
-    refused(f"cannot train HRNet: {boxes}; {NOT_ITS_TASK}", detection, tmp_path, gates=GateSettings())
+    boxes = (
+        "they have boxes, for which HRNet must put out class and box maps, and have a method detect and an attribute"
+    )
+    refused(f"cannot train HRNet: {boxes} outputs; {NOT_ITS_TASK}", detection, tmp_path, gates=GateSettings())
     classes = "the network has 2 classes; must be 3 (car, truck, bus) or the 90 of COCO"
     refused(classes, detection, tmp_path, tiny_detection(2), **size)
     refused("must be labelled alike: with joints, boxes or nothing", pose, tmp_path, score_on=detection)
+    own = tiny_hrnet()
+    own.preprocess = lambda frame: torch.from_numpy(frame)
+    refused("HRNet must take RGB in 0..1 to be trained on videos; it has a method preprocess", pose, tmp_path, own)
 
 
 def test_a_video_without_labels_trains_gates_alone(tmp_path):

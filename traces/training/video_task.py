@@ -64,13 +64,18 @@ def video_task(videos: TrainingVideos, network: nn.Module, name: str, plan: Plan
         gates: how gates are trained; None: none are.
 
     Raises:
-        InputError: labels that the network's output does not fit, or none, where the network is trained; a camera; or
-            no video of two frames to score gates on.
+        InputError: labels that the network's output does not fit, or none, where the network is trained; a camera; a
+            network with a method `preprocess`; or no video of two frames to score gates on.
     """
     if plan.camera != "all":
         raise InputError(
             f"training: camera must be 'all' for clips {videos.name!r}, of whose cameras nothing is known, got "
             f"{plan.camera!r}"
+        )
+    if callable(getattr(network, "preprocess", None)):
+        raise InputError(
+            f"training: {name} must take RGB in 0..1 to be trained on videos; it has a method preprocess, which "
+            "training does not call"
         )
     if gates and any(max(map(len, part)) < 2 for part in (videos.validation, videos.test)):
         raise InputError(
@@ -86,9 +91,12 @@ def video_task(videos: TrainingVideos, network: nn.Module, name: str, plan: Plan
             return _pose(videos, plan)
         wrong = f"they have joints, for which {name} must put out heat maps [N, {JOINT_COUNT}, any rows, any cols]"
     elif first.boxes is not None:
-        if detects(output) and callable(getattr(network, "detect", None)):
+        if is_detection(output) and callable(getattr(network, "detect", None)) and hasattr(network, "outputs"):
             return _detection(videos, network, plan)
-        wrong = f"they have boxes, for which {name} must put out class and box maps and have a method detect"
+        wrong = (
+            f"they have boxes, for which {name} must put out class and box maps, and have a method detect and an "
+            "attribute outputs"
+        )
     if gates is None or not gates.freeze:
         raise InputError(
             f"training: clips {videos.name!r} cannot train {name}: {wrong}; without labels that fit, gates alone are "
@@ -151,7 +159,7 @@ def _boxes(window: VideoWindow) -> BoxLabels:
 
 
 def _without_labels(videos: TrainingVideos, output: Any) -> Task:
-    detection, pose = detects(output), is_pose(output)
+    detection, pose = is_detection(output), is_pose(output)
     return Task(
         clips=videos,
         labels=lambda window: (),
@@ -162,7 +170,7 @@ def _without_labels(videos: TrainingVideos, output: Any) -> Task:
     )
 
 
-def detects(output: Any) -> bool:
+def is_detection(output: Any) -> bool:
     """Tell whether an output is class and box maps by level, as `EfficientDet.forward` returns them."""
     if not isinstance(output, list | tuple) or len(output) != 2:
         return False
