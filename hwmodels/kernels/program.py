@@ -7,10 +7,12 @@ a thread that has claimed nothing: one that the operating system does not run co
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -64,7 +66,7 @@ class Program:
         One thread: its CPU time. The clock is read between steps; what that takes is in the times (an empty step: some
         0.6 microseconds). Where the system has no such clock that compiled code could read, steps are run one by one
         from Python. More threads: wall time of the calling one, which goes on when all have done a step's work; all are
-        awake before the first step begins, as in the midst of a frame.
+        awake before the first step begins, as in the midst of a frame, and on cores of their own.
         """
         if threads > 1:
             return np.array([self._time_together(threads) for _ in range(repeats)])
@@ -91,14 +93,35 @@ class Program:
                 times[index] = time.perf_counter_ns() - begin
             return times
         _prepare(self._addresses, 0, len(self.steps), threads)
-        others = [
-            _pool(threads - 1).submit(_run_in_turn, self._addresses, machine, turn, threads) for _ in range(threads - 1)
-        ]
+
+        def help_on(core: int) -> None:
+            with _kept_on(core):
+                _run_in_turn(self._addresses, machine, turn, threads)
+
+        others = [_pool(threads - 1).submit(help_on, core) for core in range(threads - 1)]
         machine[_CLOCK_KIND] = time.CLOCK_MONOTONIC
-        _run_timed_in_turn(self._addresses, machine, turn, threads, times, np.zeros(2, np.int64))
+        with _kept_on(-1):
+            _run_timed_in_turn(self._addresses, machine, turn, threads, times, np.zeros(2, np.int64))
         for other in others:
             other.result()
         return times
+
+
+@contextmanager
+def _kept_on(core: int) -> Iterator[None]:
+    """Keep this thread on one of the cores that it may use, counted from either end, where a system call does that.
+
+    Otherwise the operating system may leave a thread that it has just woken beside the one that woke it.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[core % len(before)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @cache
