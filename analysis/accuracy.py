@@ -43,6 +43,7 @@ from skipsim.analysis.accuracy_points import (
     SAMPLED,
     SEEDS,
     SEEDS_OF,
+    STRICTLY,
     THRESHOLDS,
     Point,
     cameras_of,
@@ -263,9 +264,10 @@ def run(
     seeds: Sequence[int] = SEEDS,
     methods: Sequence[str] = (),
     cameras: Sequence[str] = CAMERAS,
+    also: Sequence[str] = (),
     say: Any = click.echo,
 ) -> None:
-    """Measure what is missing in the table, of some methods or all."""
+    """Measure what is missing in the table, of some methods or all; strict choices on other clips `also`."""
     table, bench, absent = Table(path), Bench(models), set()
 
     def measured(point: Point) -> dict[str, Any]:
@@ -289,7 +291,8 @@ def run(
             if len(ladder) > 1:
                 rows = search(lambda point: judged(measured(point)), ladder, POINTS_ALLOWED)
                 best = replace(best, threshold=float(chosen(rows, POINTS_ALLOWED)["threshold"]))
-            measured(replace(best, split=scored_on(family)))
+            for split in (scored_on(family), *(also if family.split in STRICTLY.values() else ())):
+                measured(replace(best, split=split))
     for name in sorted(absent):
         say(f"left out, no weights: {name}")
 
@@ -301,10 +304,11 @@ def run(
 @click.option("--seed", "seeds", multiple=True, type=click.Choice(SEEDS), help="Networks of these seeds; default: all.")
 @click.option("--method", "methods", multiple=True, help="Ways of gating; default: all.")
 @click.option("--camera", "cameras", multiple=True, type=click.Choice(CAMERAS), help="Default: all.")
+@click.option("--also", multiple=True, type=click.Choice(SAMPLED), help="Score strict choices on these clips too.")
 def main(path: Path, models: Path | None, tasks: Sequence[str], cameras: Sequence[str], **chosen: Any) -> None:
     """Measure accuracy and MAC reduction of every gate and alternative; goes on after a kill."""
     seeds, methods = chosen["seeds"] or SEEDS, chosen["methods"]
-    run(path, tasks or list(NETWORKS), models, seeds, methods, cameras or CAMERAS)
+    run(path, tasks or list(NETWORKS), models, seeds, methods, cameras or CAMERAS, chosen["also"])
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def layer_errors(
     `today`: fitted to the calibration's own layers as they are now (`refitted`); with it errors have no drift in them.
     """
     rows = pd.concat([held_out, dense], ignore_index=True)
-    rows["predicted"], rows["today"] = predicted_ns(rows, processor), predicted_ns(rows, today)
+    rows["predicted"] = predicted_ns(rows, processor)
     rows["group"] = error_groups(rows)
     dense_cold = {call_of(row).shape.name: float(row.ns) for row in dense[~dense["hot"]].itertuples()}  # type: ignore[arg-type]
     found = []
@@ -150,7 +150,8 @@ def layer_errors(
         again = np.abs(_column(part, "first_ns") - _column(part, "second_ns")) / _column(part, "total_ns")
         one = {"path": what, "class": group, "hot": bool(hot), "error": spread(errors), "repeat": spread(again)}
         if what in OWN_PATHS:
-            one["refitted"] = spread(np.abs(_column(part, "today") - _column(part, "ns")) / _column(part, "total_ns"))
+            found_now = predicted_ns(part, today)
+            one["refitted"] = spread(np.abs(found_now - _column(part, "ns")) / _column(part, "total_ns"))
         if what in OWN_PATHS and not hot:
             one["naive"] = naive_errors(part, dense_cold, processor)
         found.append(one)
