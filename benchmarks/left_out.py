@@ -4,7 +4,9 @@ Every layer of a calibration's raw measurements is predicted by a fit to the oth
 calibration and validation has no part in these errors, what is left is the model's and what repetitions differ by.
 Errors are absolute and relative, median and 90th percentile, cold and hot, as `skipsim validate` has them.
 
-Run by hand: .venv/bin/python benchmarks/left_out.py [FILE.parquet]
+With --worst N the N calls of the compiled kernel that err most, of every class, cold, follow.
+
+Run by hand: .venv/bin/python benchmarks/left_out.py [FILE.parquet] [--worst 5]
 """
 
 from __future__ import annotations
@@ -50,13 +52,22 @@ def main() -> None:
     """Print the errors of every kernel path and class of layers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?", default=SHIPPED, help="raw measurements of skipsim calibrate")
-    measured = Measurements.load(parser.parse_args().file)
+    parser.add_argument("--worst", type=int, default=0, help="so many calls of every class")
+    options = parser.parse_args()
+    measured, worst = Measurements.load(options.file), [("layer", "block", "density", "us", "predicted less measured")]
     lines = [("path", "class", "", "calls", "median", "p90", "repeat", "p90")]
     rows = measured.table[measured.table["what"].isin([*KERNELS, "dense"])]
     for (what, kind), group in rows.groupby(["what", "kind"]):
         if len(group) < FEWEST:
             continue
-        errors = np.abs(errors_left_out(group, measured))
+        signed = errors_left_out(group, measured)
+        errors = np.abs(signed)
+        if what == "compiled":
+            cold = np.flatnonzero(~group["hot"].to_numpy(bool))
+            for at in cold[np.argsort(-errors[cold])][: options.worst]:
+                row = group.iloc[at]
+                name, us = call_of(row).shape.name, f"{row['ns'] / 1e3:.1f}"
+                worst.append((name, str(row["block"]), f"{row['density']:g}", us, f"{signed[at]:+.1%}"))
         first, second = group["first_ns"].to_numpy(float), group["second_ns"].to_numpy(float)
         again = np.abs(first - second) / np.minimum(first, second)
         for hot, name in ((True, "hot"), (False, "cold")):
@@ -66,6 +77,8 @@ def main() -> None:
                 figures = [f"{np.quantile(one, share):.1%}" for one in shares for share in (0.5, 0.9)]
                 lines.append((str(what), str(kind), name, str(int(chosen.sum())), *figures))
     print(table(lines, "lllrrrrr"))
+    if options.worst:
+        print("\n" + table(worst, "lrrrr"))
 
 
 if __name__ == "__main__":
