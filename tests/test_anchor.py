@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from skipsim.analysis.advice.uncertainty import ANCHORED_ERROR, MODEL_ERROR, PROCESSOR_ERROR, model_error
+from skipsim.analysis.advice.uncertainty import (
+    ANCHORED_ERROR,
+    MODEL_ERROR,
+    PROCESSOR_ERROR,
+    THREADED_ERROR,
+    model_error,
+)
 from skipsim.analysis.anchor_network import (
     GatedTime,
     NetworkTimes,
@@ -144,6 +150,8 @@ def test_other_blocks_and_threads_than_were_timed_are_said(anchored):
     assert str(report.summary()["anchor_warning"]).startswith(blocks)
     assert f"warning: {blocks}" in describe_report(report, "four layers")
     assert model_error(anchored, coarse) == PROCESSOR_ERROR
+    both_cores = anchored.replace(**{"processor.host.threads": 2})
+    assert model_error(both_cores, LAYERS) == THREADED_ERROR, "its anchor was timed with one thread"
     mixed = [replace(LAYERS[0], gate="none", block_rows=1, block_cols=1), *LAYERS[1:]]
     assert anchor.difference(mixed) is None  # a layer without a gate has no blocks
 
