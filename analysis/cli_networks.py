@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from skipsim.analysis.conventions import (
     AS_JSON,
@@ -23,6 +24,8 @@ from skipsim.analysis.conventions import (
     working,
 )
 from skipsim.errors import InputError, nearest
+
+GATE_OPTIONS = ("block", "beta", "share", "signal", "update", "filter", "freeze", "thresholds")  # of train
 
 
 @click.command(
@@ -220,6 +223,10 @@ def train(
     check_network_name(network)
     if gate not in ("none", "gumbel"):
         raise InputError(f"--gate {gate!r}: only gumbel gates are trained; {nearest(gate, ('none', 'gumbel'))}")
+    given = click.get_current_context().get_parameter_source
+    for name in GATE_OPTIONS if gate == "none" else ():
+        if given(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"--{name}: is of gates, and --gate is 'none'; choices: gumbel")
     from skipsim.traces.train import train as run
     from skipsim.traces.training.gumbel_training import GateSettings
 

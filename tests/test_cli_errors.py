@@ -133,6 +133,8 @@ BAD = {
     "sweep no.toml": "study no.toml: no such file",
     "plot no-study": "results folder no-study: no such folder",
     "recommend a.trace --hardware edge-npu": ("results folder a.trace: no results.parquet: not the output of a sweep"),
+    "train pose_small -o weights.safetensors --block 4": "--block: is of gates, and --gate is 'none'; choices: gumbel",
+    "train pose_small -o weights.safetensors --freeze": "--freeze: is of gates, and --gate is 'none'; choices: gumbel",
     "train pose_smal -o weights.safetensors": (
         f"network 'pose_smal' is unknown; did you mean 'pose_small'? {NETWORKS}; or package.module:factory"
     ),
