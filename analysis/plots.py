@@ -81,7 +81,9 @@ def _accuracy_panel(
     shown = rows[rows["quality_drop"] <= MOST_POINTS_LOST]["quality"]
     low, high = 100 * min(shown.min(), dense["dense_quality"]), 100 * max(shown.max(), dense["dense_quality"])
     room = max(0.5, 0.06 * (high - low))
-    axis.set_ylim(low - room, min(high + room, 100 + 0.1 * room))  # a score is at most 100 %
+    axis.set_ylim(low - room, high + room)
+    top = min(high + room, 100 + 1e-9)  # a score is at most 100 %
+    axis.set_yticks([tick for tick in axis.get_yticks() if low - room <= tick <= top])
 
 
 def _dense_point(row: pd.Series[Any]) -> pd.DataFrame:

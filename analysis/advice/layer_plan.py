@@ -14,6 +14,8 @@ from skipsim.simulator.plan import Tile, Tiling
 from skipsim.simulator.schedule import tile_name
 from skipsim.traces.layer import Layer
 
+SMALLEST_GAIN = 0.0005  # of a speed-up: 0.0% otherwise
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -71,8 +73,8 @@ class LayerPlan:
 
     @property
     def better(self) -> bool:
-        """Whether it beats the best block and tile that are the same for all layers."""
-        return self.speedup > self.uniform_speedup * (1 + 1e-6)
+        """Whether it beats the best block and tile that are the same for all layers by as much as is printed."""
+        return self.speedup >= self.uniform_speedup * (1 + SMALLEST_GAIN)
 
     @property
     def dense_layers(self) -> list[str]:

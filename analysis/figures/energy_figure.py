@@ -25,6 +25,7 @@ from skipsim.hwmodels.energy import PARTS
 from skipsim.simulator.report import Report
 
 PART_COLOURS = dict(zip(PARTS, (BLUE, PURPLE, SKY, GREEN, YELLOW, ORANGE, VERMILION, INK, GREY), strict=True))
+PART_NAMES = {part: part.replace("_", " ") for part in PARTS} | {"mac": "MACs", "gate": "gates", "dram": "DRAM"}
 
 
 def energy_by_part(gated: Sequence[Report], dense: Report, title: str) -> Figure:
@@ -53,6 +54,6 @@ def energy_by_part(gated: Sequence[Report], dense: Report, title: str) -> Figure
         axis.set_xlabel("energy per frame [µJ]")
         axis.set_title(title)
         used = [part for part in PARTS if any(parts[part] for parts in bars.values())]
-        handles = [Patch(facecolor=PART_COLOURS[part], label=part.replace("_", " ")) for part in used]
+        handles = [Patch(facecolor=PART_COLOURS[part], label=PART_NAMES[part]) for part in used]
         figure.legend(handles=handles, loc="outside lower center", ncols=5, columnspacing=1.2)
         return figure

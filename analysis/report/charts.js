@@ -181,7 +181,7 @@ function drawRoofline(content, panel, detail, dense) {
   const roof = slope ? [ends[0], peak / slope, ends[1]] : ends;
   const line = { x: roof, y: roof.map((x) => slope ? Math.min(peak, slope * x) : peak), mode: "lines", line: { color: INK, width: 1.6 }, name: "roof", hoverinfo: "skip" };
   const notes = [{ x: Math.log10(ends[1]), y: Math.log10(peak), text: `${digits(peak)} MACs per cycle`, showarrow: false, xanchor: "right", yanchor: "bottom", font: { size: 12 } }];
-  if (slope) notes.push({ x: Math.log10(peak / slope), y: Math.log10(peak), text: `${digits(slope)} bytes per cycle`, showarrow: false, xanchor: "right", yanchor: "bottom", xshift: -10, font: { size: 12 } });
+  if (slope) notes.push({ x: Math.log10(peak / slope), y: Math.log10(peak), text: `${digits(slope)} bytes per cycle`, showarrow: false, xanchor: "right", yanchor: "bottom", xshift: -10, yshift: element("roofline").clientWidth < 480 ? 16 : 0, font: { size: 12 } });
   Plotly.react(element("roofline"), [line, ...points], layout({
     height: 430, annotations: notes, hovermode: "closest",
     xaxis: { type: "log", title: { text: "computed MACs per byte of DRAM traffic" }, range: ends.map(Math.log10), dtick: 1 },
