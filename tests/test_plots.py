@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skipsim.analysis.causes import CAUSE_GROUPS
+from skipsim.analysis.figures.gates_figure import MARGIN, gates_figure
 from skipsim.analysis.figures.mask_figures import masks_by_block, masks_of_layers
 from skipsim.analysis.figures.style import COLOURS, GREY, MARKERS
 from skipsim.analysis.figures.variants import blocks_of, tiles_of, variants_of
@@ -99,6 +100,18 @@ def test_latency_accuracy_shows_every_row_the_dense_point_and_the_pareto_line(ta
         assert vertices[:, 1].max() == pytest.approx(max(q for _, q in all_points))
         assert line.get_drawstyle() == "steps-post"
     assert figure.axes[0].get_ylabel() == "PCK@0.05 [%]"
+
+
+def test_marks_at_a_perfect_score_are_whole_and_no_tick_is_above_it(table: pd.DataFrame) -> None:
+    perfect = latency_accuracy(table.assign(quality=table["quality"] + 0.05, dense_quality=1.0)).axes[0]
+    assert perfect.get_ylim()[1] >= 100.5
+    assert max(perfect.get_yticks()) == pytest.approx(100)
+
+
+def test_gates_that_gain_lie_inside_their_figure(table: pd.DataFrame) -> None:
+    table = table.assign(quality_drop=table["quality_drop"] - 2, group="")
+    low, high = gates_figure(table, max_drop=1.0).axes[0].get_ylim()
+    assert (low, high) == (4, pytest.approx(table["quality_drop"].min() - MARGIN))
 
 
 def test_speedup_figure_has_lines_of_what_is_realised(table: pd.DataFrame) -> None:
