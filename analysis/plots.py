@@ -252,6 +252,7 @@ def density_by_block(table: pd.DataFrame) -> Figure:
                 shares = [100 * computed[blocks[place]] for place in seen]
                 axis.plot(seen, shares, color=colour, marker=marker, markersize=3.5, linewidth=1.0, zorder=3)
             axis.set_xticks(range(len(blocks)), [short(block) for block in blocks])
+            axis.set_xlim(-0.2, len(blocks) - 0.8)
             axis.set_ylim(0, 103)
             axis.set_xlabel("block [output pixels]")
             axis.set_title(name)
