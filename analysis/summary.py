@@ -11,6 +11,7 @@ import numpy as np
 from skipsim.analysis.advice.kernel_share import kernel_share
 from skipsim.analysis.causes import CAUSE_GROUPS
 from skipsim.hwmodels.area import area_mm2
+from skipsim.hwmodels.energy import PART_NAMES
 from skipsim.hwmodels.hardware import Hardware
 from skipsim.hwmodels.processor import Processor
 from skipsim.simulator.counters import C
@@ -211,7 +212,7 @@ def _energy(report: Report) -> str:
     """Split the energy by part of the machine; of a measured processor it is not known."""
     if isnan(report.energy_uj):
         return ""
-    spent = {name.replace("_", " "): uj for name, uj in report.energy.items() if uj}
+    spent = {PART_NAMES[part]: uj for part, uj in report.energy.items() if uj}
     return f"where the energy goes\n{_bars(spent, 1, 0.0)}"
 
 

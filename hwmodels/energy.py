@@ -33,6 +33,7 @@ ACTIONS = (
     "segments",  # contiguous pieces of them
 )
 PARTS = ("mac", "gate", "input_buffer", "weight_buffer", "output_buffer", "global_buffer", "dram", "control", "leakage")
+PART_NAMES = {part: part.replace("_", " ") for part in PARTS} | {"mac": "MACs", "gate": "gates", "dram": "DRAM"}
 CONTROL = ("commands", "scanned_blocks", "descriptors", "segments")
 
 # pJ per operation of an integer width: {bits: (at 45 nm, at 7 nm)}

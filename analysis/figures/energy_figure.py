@@ -21,11 +21,10 @@ from skipsim.analysis.figures.style import (
     YELLOW,
     styled,
 )
-from skipsim.hwmodels.energy import PARTS
+from skipsim.hwmodels.energy import PART_NAMES, PARTS
 from skipsim.simulator.report import Report
 
 PART_COLOURS = dict(zip(PARTS, (BLUE, PURPLE, SKY, GREEN, YELLOW, ORANGE, VERMILION, INK, GREY), strict=True))
-PART_NAMES = {part: part.replace("_", " ") for part in PARTS} | {"mac": "MACs", "gate": "gates", "dram": "DRAM"}
 
 
 def energy_by_part(gated: Sequence[Report], dense: Report, title: str) -> Figure:
