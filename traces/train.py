@@ -106,7 +106,7 @@ def train(
         raise InputError(f"training: the output must end in .safetensors, got {out}")
     if not out.parent.is_dir():
         raise InputError(f"training: no such folder {out.parent}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     model = _first(network, start, chosen.seed, trained=gates is not None)
     if videos:
         task = video_task(videos, model, name, chosen, gates)
@@ -147,6 +147,11 @@ def train(
     write_text(out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     run.checkpoint.unlink(missing_ok=True)
     return report
+
+
+def training_device() -> torch.device:
+    """Return where training runs: on a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_plan(task: Task, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:

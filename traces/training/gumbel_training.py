@@ -124,7 +124,7 @@ class _Sequence:
         if self.first or call.dense:
             call.reference, call.output = x, conv._conv_forward(x, conv.weight, conv.bias)
             if not self.first:
-                self.costs.append(x.new_tensor(float(call.layer.macs)))
+                self.costs.append(x.new_full((), call.layer.macs))
             return call.output
         pixels, share = self._decide(conv, call, x)
         self.costs.append(call.layer.macs * share)
