@@ -32,7 +32,7 @@ from skipsim.traces.procedural import figure
 from skipsim.traces.procedural.vehicle_clips import vehicle_clip
 from skipsim.traces.record import record
 from skipsim.traces.train import train
-from skipsim.traces.training.detection_task import IGNORED, NOTHING
+from skipsim.traces.training.detection_task import IGNORED, NOTHING, box_arrays, own_detection
 from skipsim.traces.training.gumbel_training import GateSettings
 from skipsim.traces.training.picture_pool import make_pool
 from skipsim.traces.training.training_run import Plan
@@ -115,6 +115,21 @@ def test_joints_are_those_of_the_procedural_clips_in_the_same_order():
     sides = {"left": "right", "right": "left"}
     for name, other in zip(JOINTS, figure.MIRRORED, strict=True):
         assert JOINTS[other] == " ".join(sides.get(word, word) for word in name.split())
+
+
+def test_procedural_vehicles_too_are_learnt_by_a_networks_own_anchors_and_classes(tmp_path):
+    clip, small, whole = vehicle_clip(0, 2, 64, 64), tiny_detection(), tiny_detection(90, anchor_scale=4.0)
+    assert (own_detection(small).labels(clip)[1] == box_arrays(clip.labels)[1]).all()
+    boxes, kinds = (torch.from_numpy(one) for one in own_detection(whole).labels(clip))
+    assert set(kinds.unique().tolist()) - {NOTHING, IGNORED} <= {2, 5, 7}  # car, bus, truck of COCO
+    with torch.no_grad():
+        maps = whole(torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float() / 255)
+    loss = own_detection(whole).loss(maps, (boxes, kinds), Plan())
+    other = own_detection(tiny_detection(90)).loss(maps, (boxes, kinds), Plan())
+    assert loss != other  # of anchors of another size
+    plan = SMALL | {"rows": 64, "cols": 64, "pool_frames": 1}
+    report = train(tiny_detection(90, 4.0), "detection", tmp_path / "a.safetensors", progress=False, **plan)
+    assert 0 <= report["scores"]["all"]["ap"] <= 1
 
 
 def test_windows_hold_the_pixels_that_a_recording_sees_and_labels_move_with_them(jhmdb):

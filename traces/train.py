@@ -24,7 +24,7 @@ from skipsim.errors import InputError, nearest
 from skipsim.traces.models import MODELS, SHIPPED
 from skipsim.traces.models import network as make_network
 from skipsim.traces.models.checkpoint import load_weights
-from skipsim.traces.training.detection_task import DETECTION
+from skipsim.traces.training.detection_task import DETECTION, own_detection
 from skipsim.traces.training.evaluation import flushing_denormals
 from skipsim.traces.training.gumbel_training import GateSettings, GumbelTraining
 from skipsim.traces.training.objective import Objective, PlainTraining
@@ -110,6 +110,8 @@ def train(
     model = _first(network, start, chosen.seed, trained=gates is not None)
     if videos:
         task = video_task(videos, model, name, chosen, gates)
+    elif task is TASKS["detection"]:
+        task = own_detection(model)
     # Masked layers are a quarter slower with channels last.
     layout = torch.channels_last if gates is None else torch.contiguous_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]  # missing from torch's annotations

@@ -1,12 +1,13 @@
 """The detection task: boxes of the procedural clips' vehicles, scored by COCO's AP.
 
 A network for it puts out class and box maps as `EfficientDet.forward` does, for three classes and anchors of twice the
-stride.
+stride, or says which anchors and classes it has (see `own_detection`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from skipsim.traces.average_precision import DetectionScorer
 from skipsim.traces.boxes import BoxLabels, DetectionClip
 from skipsim.traces.detection import ANCHORS, anchors, decode
 from skipsim.traces.procedural.vehicle_clips import vehicle_clips
-from skipsim.traces.procedural.vehicles import CLASSES
+from skipsim.traces.procedural.vehicles import CLASSES, COCO_IDS
 from skipsim.traces.training.task import Labels, Task
 from skipsim.traces.training.training_run import Plan
 
@@ -192,3 +193,45 @@ DETECTION = Task(
         "validation_clips": 12,
     },
 )
+
+
+def own_detection(network: Any) -> Task:
+    """Return the task with a network's own anchors and classes, where it names them as `EfficientDet` does.
+
+    Args:
+        network: with `detect`, `outputs` (how many classes) and `anchor_scale`; of any other one the task as it is.
+    """
+    if not names_its_outputs(network):
+        return DETECTION
+    outputs = outputs_of(COCO_IDS, network)
+
+    def labels(clip: DetectionClip) -> Labels:
+        boxes, kinds = box_arrays(clip.labels)
+        return boxes, np.where(kinds >= 0, outputs[kinds], kinds)
+
+    def scorer(clips: Sequence[DetectionClip]) -> DetectionScorer:
+        rows, cols = clips[0].frames.shape[1:3]
+        return DetectionScorer(tuple(clip.labels for clip in clips), network.detect, rows, cols, network.outputs)
+
+    return replace(DETECTION, labels=labels, loss=own_loss(network), scorer=scorer)
+
+
+def names_its_outputs(network: Any) -> bool:
+    """Tell whether a network says how its maps become boxes, and of how many classes."""
+    return callable(getattr(network, "detect", None)) and hasattr(network, "outputs")
+
+
+def outputs_of(ids: Sequence[int], network: Any) -> NDArray[np.int64]:
+    """Return which of a network's outputs stands for each class, given the classes' numbers in COCO (from 1)."""
+    return np.arange(len(ids)) if network.outputs == len(ids) else np.array(ids) - 1
+
+
+def own_loss(network: Any) -> Callable[[Any, tuple[Tensor, ...], Plan], Tensor]:
+    """Return the loss of a task with a network's own anchors."""
+    anchor_scale = getattr(network, "anchor_scale", ANCHOR_SCALE)
+
+    def loss(output: Any, labels: tuple[Tensor, ...], plan: Plan) -> Tensor:
+        (classes, boxes), (places, kinds) = output, labels
+        return detection_loss(classes, boxes, places, kinds, anchor_scale)
+
+    return loss

@@ -25,11 +25,12 @@ from skipsim.traces.procedural.figure import JOINT_COUNT
 from skipsim.traces.quality import is_pose, pose_scorer
 from skipsim.traces.run_frame import run_frame, tensors_of
 from skipsim.traces.training.detection_task import (
-    ANCHOR_SCALE,
     DETECTION,
     box_arrays,
     detection_distance,
-    detection_loss,
+    names_its_outputs,
+    outputs_of,
+    own_loss,
 )
 from skipsim.traces.training.evaluation import evaluating
 from skipsim.traces.training.gumbel_training import GateSettings
@@ -91,7 +92,7 @@ def video_task(videos: TrainingVideos, network: nn.Module, name: str, plan: Plan
             return _pose(videos, plan)
         wrong = f"they have joints, for which {name} must put out heat maps [N, {JOINT_COUNT}, any rows, any cols]"
     elif first.boxes is not None:
-        if is_detection(output) and callable(getattr(network, "detect", None)) and hasattr(network, "outputs"):
+        if is_detection(output) and names_its_outputs(network):
             return _detection(videos, network, plan)
         wrong = (
             f"they have boxes, for which {name} must put out class and box maps, and have a method detect and an "
@@ -129,8 +130,7 @@ def _detection(videos: TrainingVideos, network: Any, plan: Plan) -> Task:
 
     scorer_of(every)  # whether the network's classes can be matched with theirs
     most = max(int(np.bincount(boxes.frame).max()) for boxes in every if len(boxes.frame))
-    outputs = np.arange(len(ids)) if network.outputs == len(ids) else np.array(ids) - 1  # COCO counts from 1
-    anchor_scale = getattr(network, "anchor_scale", ANCHOR_SCALE)
+    outputs = outputs_of(ids, network)
 
     def labels(window: VideoWindow) -> Labels:
         found = _boxes(window)
@@ -138,14 +138,10 @@ def _detection(videos: TrainingVideos, network: Any, plan: Plan) -> Task:
         pixels = np.array((plan.cols / found.cols, plan.rows / found.rows) * 2, np.float32)
         return boxes * pixels, np.where(kinds >= 0, outputs[kinds], kinds)
 
-    def loss(output: Any, labels: tuple[Tensor, ...], plan: Plan) -> Tensor:
-        (classes, boxes), (places, kinds) = output, labels
-        return detection_loss(classes, boxes, places, kinds, anchor_scale)
-
     def scorer(windows: Sequence[VideoWindow]) -> DetectionScorer:
         return scorer_of([_boxes(window) for window in windows])
 
-    return replace(DETECTION, clips=videos, labels=labels, loss=loss, scorer=scorer)
+    return replace(DETECTION, clips=videos, labels=labels, loss=own_loss(network), scorer=scorer)
 
 
 def _joints(window: VideoWindow) -> Clip:
