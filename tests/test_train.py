@@ -120,6 +120,7 @@ def test_weights_report_and_curve_are_written(tmp_path):
     assert all(float(row["loss"]) > 0 for row in rows)
     saved = load_file(out)
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+    assert out.stat().st_mode == out.with_suffix(".csv").stat().st_mode  # whoever may read the one may read the other
 
 
 def test_training_lowers_the_loss(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from skipsim.atomic import replacing, write_text
@@ -138,7 +138,7 @@ class TrainingRun:
         header = {**self.identity, "step": self.step, "seconds": self.seconds, "history": self.history}
         with replacing(self.checkpoint) as temporary:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(whole, temporary, metadata={"run": json.dumps(header)})
+            temporary.write_bytes(save(whole, {"run": json.dumps(header)}))
         lines = [",".join(f"{value:.6g}" for value in row.values()) for row in self.history]
         write_text(self.out.with_suffix(".csv"), "\n".join([",".join(self.history[-1]), *lines, ""]))
 
@@ -173,7 +173,7 @@ class TrainingRun:
         """Write tensors whole or not at all."""
         with replacing(self.out) as temporary:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(whole, temporary, metadata=header or None)
+            temporary.write_bytes(save(whole, header or None))  # `save_file` lets nobody else read what it writes
 
 
 def _difference(key: str, then: Any, now: Any) -> str:
