@@ -103,6 +103,7 @@ def families(task: str) -> Iterator[Point]:
     for update, reset in product(("previous", "accumulate", "recompute"), (0, 4, 8)):
         if (update, reset) != ("recompute", 0):
             yield Point(task, 0, "input_norm", 4, update=update, reset_every=reset)
+            yield Point(task, 0, AS_TRAINED, 4, update=update, reset_every=reset, split=chosen_on(AS_TRAINED))
     for block, method in product((2, 16), ("tuned", "input_norm", "gumbel")):
         yield Point(task, 0, method, block, split=chosen_on(method))
     for share, block in (("block", 4), ("block", 1), ("network", 1)):

@@ -147,7 +147,7 @@ def test_open_loop_takes_files_of_single_pixels(study: Path, tmp_path: Path) -> 
 
 BAD = {
     'gate = "tuned"\nblock = 16': "gate 'tuned': 'pose_small' ships with gates for square blocks of 1, 2, 4, 8, asked",
-    'gate = "gumbel"\nblock = 2': "gate 'gumbel': 'pose_small' ships with gates for square blocks of 1, 4, 8, asked",
+    'gate = "gumbel"\nblock = 3': "gate 'gumbel': 'pose_small' ships with gates for square blocks of 1, 2, 4, 8, 16,",
     'gate = "tunde"': "gate 'tunde' is unknown; did you mean 'tuned'",
     'gate = "none.json"': "none.json: No such file or directory",
     'gate = "none.safetensors"': "none.safetensors: no such file",
