@@ -11,7 +11,7 @@ POINTS_ALLOWED = 0.5  # of the strict metric, in points of 100
 CAMERAS = ("static", "pan")
 SEEDS = (0, 1, 2)
 NETWORKS = {"pose": "pose_small", "detection": "detection_small"}
-NARROW = {"pose": "pose_narrow"}
+NARROW = {"pose": "pose_narrow", "detection": "detection_narrow"}
 CLIPS = {  # clips of each camera, frames of each clip, how many clips of the split lie before them
     ("pose", "train"): (16, 10, 0),
     ("pose", "validation"): (24, 8, 0),

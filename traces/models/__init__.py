@@ -33,6 +33,9 @@ class Model:
 
 
 MODELS: dict[str, Model] = {
+    "detection_narrow": Model(
+        "efficientdet:detection_narrow", 256, 256, None, "detection_small with half the channels"
+    ),
     "detection_small": Model(
         "efficientdet:detection_small",
         256,

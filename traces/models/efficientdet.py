@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,11 +154,21 @@ def efficientdet_d3(outputs: int = 90) -> EfficientDet:
 
 def detection_small(outputs: int = 3) -> EfficientDet:
     """Make the small trained network: 256x256 pictures, four levels, the vehicles of the procedural clips."""
+    return _small(outputs, stem=16, stages=_SMALL_STAGES, channels=48)
+
+
+def detection_narrow(outputs: int = 3) -> EfficientDet:
+    """Make detection_small with half the channels everywhere, a quarter of the MACs of its 1x1 convolutions."""
+    stages = [replace(stage, channels=stage.channels // 2) for stage in _SMALL_STAGES]
+    return _small(outputs, stem=8, stages=stages, channels=24)
+
+
+def _small(outputs: int, stem: int, stages: Sequence[Stage], channels: int) -> EfficientDet:
     return EfficientDet(
         outputs,
-        stem=16,
-        stages=_SMALL_STAGES,
-        channels=48,
+        stem=stem,
+        stages=stages,
+        channels=channels,
         cells=2,
         repeats=2,
         levels=4,
