@@ -30,7 +30,6 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from skipsim.analysis.accuracy_points import (
     AS_TRAINED,
@@ -43,6 +42,7 @@ from skipsim.analysis.accuracy_points import (
     SAMPLED,
     SEEDS,
     SEEDS_OF,
+    SMALLER,
     STRICTLY,
     THRESHOLDS,
     Point,
@@ -57,6 +57,7 @@ from skipsim.analysis.tune import chosen, search
 from skipsim.atomic import write_text
 from skipsim.errors import InputError
 from skipsim.traces.models import MODELS, WEIGHTS
+from skipsim.traces.video import shrink
 
 
 class Bench:
@@ -70,13 +71,13 @@ class Bench:
 
     def weights(self, point: Point) -> Path | None:
         """Return the file of a point's network, with its gates where it has any; None if it is not there."""
-        name = NARROW.get(point.task, "") if point.method == "narrow" else NETWORKS[point.task]
-        if name not in MODELS:
-            return None
-        trained = "gumbel" if point.method == AS_TRAINED else point.method
-        gates = f"_{trained}_{point.block}" if point.method.startswith("gumbel") else ""
-        shipped = WEIGHTS / f"{name}{gates}.safetensors"
-        given = self._models / f"{name}{gates}_seed{point.seed}.safetensors" if self._models else None
+        name = NARROW[point.task] if point.method == "narrow" else NETWORKS[point.task]
+        if point.method == "resolution_trained":
+            name += "_sizes"
+        if point.method.startswith("gumbel"):
+            name += f"_{'gumbel' if point.method == AS_TRAINED else point.method}_{point.block}"
+        shipped = WEIGHTS / f"{name}.safetensors"
+        given = self._models / f"{name}_seed{point.seed}.safetensors" if self._models else None
         for file in (given, shipped if point.seed == 0 else None):
             if file is not None and file.is_file():
                 return file
@@ -101,8 +102,8 @@ class Bench:
             share=point.share if gate.endswith("norm") else None,
         )
         frames = [frame for clip in clips for frame in clip.frames]
-        if point.method == "resolution":
-            frames = [_smaller(frame, point.threshold or 1.0) for frame in frames]
+        if point.method in SMALLER:
+            frames = [shrink(frame, point.threshold or 1.0) for frame in frames]
         scorer = _scorer(point.task, clips, frames[0].shape, watched=dense is not None)
         trace = record(
             gated_network(name, gating, file),
@@ -202,12 +203,6 @@ def _scorer(task: str, clips: Sequence[Any], shape: Sequence[int], watched: bool
     if isinstance(scorer, DetectionScorer):
         scorer = replace(scorer, rows=shape[0], cols=shape[1])
     return Watched(scorer, clips) if watched else scorer
-
-
-def _smaller(frame: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Shrink a frame to this share of its sides; every pixel is the mean of what it covers."""
-    rows, cols = (round(side * share) for side in frame.shape[:2])
-    return np.asarray(Image.fromarray(frame).resize((cols, rows), Image.Resampling.BOX))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

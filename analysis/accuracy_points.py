@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 
+SMALLER = ("resolution", "resolution_trained")  # smaller pictures, for the same network or one trained at several sizes
 AS_TRAINED = "gumbel_as_trained"  # the method whose threshold nobody chooses: what a user gets who says none
 POINTS_ALLOWED = 0.5  # of the strict metric, in points of 100
 CAMERAS = ("static", "pan")
@@ -96,6 +97,8 @@ def families(task: str) -> Iterator[Point]:
         yield Point(task, 0, "hold", reset_every=every)
     for size in (0.75, 0.5, 0.875, 0.625):
         yield Point(task, 0, "resolution", threshold=size)
+    for size in (1.0, 0.875, 0.75, 0.625, 0.5):
+        yield Point(task, 0, "resolution_trained", threshold=size)
     yield Point(task, 0, "input_norm", 4, share="network")
     yield Point(task, 0, "narrow")
     for block in (4, 1, 8, 2, 16):

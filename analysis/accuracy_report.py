@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from skipsim.analysis.accuracy import read_rows
-from skipsim.analysis.accuracy_points import AIM, AS_TRAINED, CAMERAS, POINTS_ALLOWED
+from skipsim.analysis.accuracy_points import AIM, AS_TRAINED, CAMERAS, POINTS_ALLOWED, SMALLER
 from skipsim.analysis.figures.style import (
     BLUE,
     GREEN,
@@ -47,6 +47,7 @@ COLOURS = {
     "input-norm, one gate per network": PURPLE,
     "hold": GREY,
     "resolution": ORANGE,
+    "resolution, trained": "#8C6200",  # darker than ORANGE
     "narrow": "#6B4C9A",
 }
 NAMES = {
@@ -57,6 +58,7 @@ NAMES = {
     AS_TRAINED: "Gumbel, as trained",
     "gumbel_residual": "Gumbel, signed change",
     "gumbel_frame": "Gumbel, frames",
+    "resolution_trained": "resolution, trained",
 }
 MOST_POINTS_SHOWN, LEAST_POINTS_SHOWN = 6.0, -1.0
 BAND = "#F2F2F2"
@@ -74,7 +76,7 @@ def scored_rows(path: Path) -> pd.DataFrame:
     table = table.reindex(columns=[*table.columns, *(end for end in INTERVAL if end not in table)])
     table[["threshold", *INTERVAL]] = table[["threshold", *INTERVAL]].apply(pd.to_numeric)
     table = table[table["split"].isin(SCORED)].copy()
-    table["detail"] = table["threshold"].where(table["method"] == "resolution", 0.0)
+    table["detail"] = table["threshold"].where(table["method"].isin(SMALLER), 0.0)
     place = ["task", "method", "block", "share", "camera", "detail", *FORM]
     table["seeds"] = table.groupby([*place, "split"])["seed"].transform("nunique")
     table = table[table["seeds"] == table.groupby(place)["seeds"].transform("max")].drop(columns="seeds")
@@ -97,9 +99,10 @@ def describe(table: pd.DataFrame, task: str) -> str:
     ]
     keys = ["way", "block", *FORM]
     for (way, block, update, reset, detail), group in rows.groupby([*keys, "detail"], sort=False):
-        gated = way not in ("resolution", "narrow")
+        sized = group["method"].isin(SMALLER).all()
+        gated = not sized and way != "narrow"
         form = "" if not gated else f"{update}, {reset or 'none'}" if way != "hold" else f"1 of {reset} frames"
-        cells = [f"{way} {detail:g}" if way == "resolution" else str(way)]
+        cells = [f"{way} {detail:g}" if sized else str(way)]
         cells += [str(block) if gated and way != "hold" else "", form, str(group["seed"].nunique())]
         cells.append(_clips(group))
         for camera in CAMERAS:

@@ -24,6 +24,7 @@ from skipsim.analysis.accuracy_points import (
     NETWORKS,
     POINTS_ALLOWED,
     SEEDS_OF,
+    SMALLER,
     STRICTLY,
     THRESHOLDS,
     Point,
@@ -52,7 +53,7 @@ def test_every_axis_of_the_experiment_is_there() -> None:
     }
     forms = {(point.update, point.reset_every) for point in points if point.method == "input_norm" and point.block == 4}
     assert forms == {(update, reset) for update in ("recompute", "accumulate", "previous") for reset in (0, 4, 8)}
-    assert {"hold", "resolution", "narrow"} <= {point.method for point in points}
+    assert {"hold", *SMALLER, "narrow"} <= {point.method for point in points}
     assert {point.share for point in points} == {"layer", "block", "network"}
     assert {one.threshold for one in candidates(Point("pose", 0, "input_norm"))} == set(THRESHOLDS["input_norm"])
 

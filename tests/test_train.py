@@ -19,6 +19,7 @@ from tiny_hrnet import tiny_hrnet
 from skipsim.errors import InputError
 from skipsim.traces.datasets import pose_clips
 from skipsim.traces.train import Plan, train
+from skipsim.traces.training.detection_task import DETECTION
 from skipsim.traces.training.picture_pool import make_pool
 from skipsim.traces.training.pose_task import POSE, heatmap_loss
 
@@ -176,6 +177,24 @@ def test_batches_are_a_function_of_the_step_and_mirroring_keeps_joints_on_the_pe
     assert 0 < mirrored < 8
 
 
+def test_at_several_sizes_each_step_has_one_and_labels_follow():
+    options = {**SMALL, "rows": 64, "cols": 64}
+    whole, several = Plan(**options), Plan(**options, smallest=0.6)
+    assert {several.share(step) for step in range(60)} == {0.625, 0.75, 0.875, 1.0}
+    assert {whole.share(step) for step in range(60)} == {1.0}
+    step = next(step for step in range(60) if several.share(step) == 0.75)
+    for task in (POSE, DETECTION):
+        pool = make_pool(task, whole, lambda made: None)
+        pictures, labels = pool.batch(whole, step)
+        smaller, fitting = pool.batch(several, step)
+        assert smaller.shape == (4, 1, 3, 48, 48)
+        # Their overlaps aside, the pixels of a smaller picture are means of the larger one's.
+        assert torch.allclose(smaller.mean((3, 4)), pictures.mean((3, 4)), atol=0.02)
+        share = 0.75 if task is DETECTION else 1.0  # heat maps are places in the picture, whatever its size
+        assert torch.allclose(fitting[0], labels[0] * share)
+        assert torch.equal(fitting[1], labels[1])
+
+
 def test_checkpoint_of_another_plan_or_a_damaged_one_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "weights.safetensors"
     import skipsim.traces.train as training
@@ -213,6 +232,8 @@ def test_checkpoint_of_another_plan_or_a_damaged_one_is_refused(tmp_path, monkey
             {"batch": 5, "pool_clips": 4, "pool_frames": 7, "clip_frames": 4},
             r"batch must be at most pool_clips x \(pool_frames // clip_frames\) = 4, got 5",
         ),
+        (("pose_small", "pose"), {"smallest": 0.1}, "smallest must be a share of the sides, 0.125 to 1, got 0.1"),
+        (("pose_small", "pose"), {"smallest": 1.5}, "smallest must be a share of the sides, 0.125 to 1, got 1.5"),
         (("pose_small", "pose"), {"clip_frames": 7}, "clip_frames must be at most pool_frames = 6, got 7"),
         (("pose_small", "pose", "weights.pth"), {}, "the output must end in .safetensors, got weights.pth"),
         (("pose_small", "pose", "absent/w.safetensors"), {}, "no such folder absent"),

@@ -101,6 +101,14 @@ def _resize(frame: Frame, size: tuple[int, int]) -> Frame:
     return np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+def shrink(frame: Frame, share: float) -> Frame:
+    """Return a frame uint8 [rows, cols, 3] with this share of its sides; every pixel is the mean of what it covers."""
+    from PIL import Image
+
+    rows, cols = (round(side * share) for side in frame.shape[:2])
+    return np.array(Image.fromarray(frame).resize((cols, rows), Image.Resampling.BOX))
+
+
 def _clip(array: NDArray[Any], name: str) -> Frame:
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape:
         raise InputError(

@@ -160,6 +160,11 @@ def _mirror(labels: Labels, cols: int) -> Labels:
     return mirrored, kinds
 
 
+def _shrink(labels: Labels, share: float) -> Labels:
+    boxes, kinds = labels
+    return boxes * np.float32(share), kinds
+
+
 def _loss(output: Any, labels: tuple[Tensor, ...], plan: Plan) -> Tensor:
     return detection_loss(*output, *labels)
 
@@ -178,6 +183,7 @@ DETECTION = Task(
     clips=vehicle_clips,
     labels=_labels,
     mirror=_mirror,
+    shrink=_shrink,
     loss=_loss,
     scorer=_scorer,
     distance=detection_distance,

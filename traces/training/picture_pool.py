@@ -12,6 +12,7 @@ from torch import Tensor
 from skipsim.errors import InputError
 from skipsim.traces.training.task import Labels, Pictures, Task
 from skipsim.traces.training.training_run import Plan
+from skipsim.traces.video import shrink
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class PicturePool:
     def batch(self, plan: Plan, step: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the sequences of a step, varied at random: a function of plan and step alone.
 
-        All pictures of a sequence are varied alike. Returns float RGB in 0..1 [batch, clip_frames, 3, rows, cols], and
-        labels [batch, clip_frames, ...].
+        All pictures of a sequence are varied alike, and all of a step have one size. Returns float RGB in 0..1 [batch,
+        clip_frames, 3, rows, cols], and labels [batch, clip_frames, ...].
         """
         epoch, place = divmod(step * plan.batch, len(self.pictures) // plan.batch * plan.batch)
         order = np.random.default_rng([plan.seed, 0, epoch]).permutation(len(self.pictures))
         chosen = order[place : place + plan.batch]
         rng = np.random.default_rng([plan.seed, 1, step])
-        pictures = self.pictures[chosen].astype(np.float32) / 255
+        pictures = _shrunk(self.pictures[chosen], share := plan.share(step)).astype(np.float32) / 255
         labels = tuple(label[chosen].copy() for label in self.labels)
         mirror = np.flatnonzero(rng.random(len(chosen)) < 0.5)
         pictures[mirror] = pictures[mirror][:, :, :, ::-1]
@@ -46,7 +47,14 @@ class PicturePool:
         tint = rng.uniform(0.75, 1.25, (len(chosen), 1, 1, 1, 3)).astype(np.float32)
         shift = rng.uniform(-0.1, 0.1, (len(chosen), 1, 1, 1, 1)).astype(np.float32)
         pictures = np.clip((pictures - 0.5) * tint + 0.5 + shift, 0, 1)
+        labels = self.task.shrink(labels, share)
         return torch.from_numpy(pictures.transpose(0, 1, 4, 2, 3)), tuple(torch.from_numpy(label) for label in labels)
+
+
+def _shrunk(pictures: Pictures, share: float) -> Pictures:
+    if share == 1:
+        return pictures
+    return np.array([[shrink(picture, share) for picture in sequence] for sequence in pictures])
 
 
 def make_pool(task: Task, plan: Plan, advance: Callable[[int], None]) -> PicturePool:

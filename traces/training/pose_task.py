@@ -20,7 +20,7 @@ def heatmap_loss(heatmaps: Tensor, joints: Tensor, visible: Tensor, rows: int, c
 
     Args:
         heatmaps: [N, J, heatmap rows, heatmap cols], logits.
-        joints: [N, J, 2], (x, y) in pixels of a picture of rows x cols.
+        joints: [N, J, 2], (x, y) in pixels of a picture of rows x cols, however large the one was that the network saw.
         visible: bool [N, J]; other joints do not count.
         rows: picture height in pixels.
         cols: picture width in pixels.

@@ -41,6 +41,8 @@ class Task:
             number varies, padded.
         mirror: labels of some pictures (arrays [N, ...]) and the pictures' width -> the labels of the pictures
             mirrored left to right.
+        shrink: labels of some pictures and a share of their sides -> the labels that `loss` compares with the output on
+            pictures shrunk to it; default: the same ones.
         loss: (the network's output on N pictures, labels as tensors [N, ...], plan) -> mean loss, a scalar.
         scorer: clips -> a function from one network output per frame, over all clips, to scores by name, with
             "headline" naming the one that counts; what `record(quality=...)` takes. Or to None: nothing is labelled,
@@ -55,4 +57,5 @@ class Task:
     loss: Callable[[Any, tuple[Tensor, ...], Plan], Tensor]
     scorer: Callable[[Sequence[Any]], Any]
     distance: Callable[[Any, Any], Tensor]
+    shrink: Callable[[Labels, float], Labels] = lambda labels, share: labels
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -18,6 +19,7 @@ from skipsim.errors import InputError, nearest
 from skipsim.traces.datasets import CAMERAS
 
 MAY_BE_ZERO = ("seed", "weight_decay", "beta", "beta_rise")
+SIZES = 8  # into which a picture's sides are divided, where a network is trained at several sizes
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Plan:
         camera: "all", or "static" or "pan": clips of one camera only.
         rows: picture height in pixels.
         cols: picture width in pixels.
+        smallest: least share of these sides that the pictures of a step are shrunk to; each step draws an eighth from
+            here to 1, for a network that is to run at several sizes.
         checkpoint_every: steps between checkpoints, each with a score on validation clips.
         validation_clips: clips for that score.
         test_clips: clips for the score written beside the weights.
@@ -63,6 +67,7 @@ class Plan:
     camera: str = "all"
     rows: int = 128
     cols: int = 128
+    smallest: float = 1.0
     checkpoint_every: int = 200
     validation_clips: int = 24
     test_clips: int = 60
@@ -76,12 +81,12 @@ class Plan:
             value = getattr(self, field.name)
             if field.name == "camera":
                 continue
-            low = (
-                0 if field.name in ("seed", "weight_decay", "beta", "beta_rise") else 1 if field.type == "int" else 1e-9
-            )
+            low = 0 if field.name in MAY_BE_ZERO else 1 if field.type == "int" else 1e-9
             kinds, kind = ((int,), "a whole number") if field.type == "int" else ((int, float), "a number")
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < math.inf:
                 raise InputError(f"training: {field.name} must be {kind} >= {low:g}, got {value!r}")
+        if not 1 / SIZES <= self.smallest <= 1:
+            raise InputError(f"training: smallest must be a share of the sides, {1 / SIZES} to 1, got {self.smallest}")
         if self.clip_frames > self.pool_frames:
             raise InputError(
                 f"training: clip_frames must be at most pool_frames = {self.pool_frames}, got {self.clip_frames}"
@@ -97,6 +102,12 @@ class Plan:
         if step < rise:
             return self.learning_rate * (step + 1) / rise
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+
+    def share(self, step: int) -> float:
+        """Return the share of their sides that the pictures of a step have."""
+        least = math.ceil(SIZES * self.smallest)
+        drawn = np.random.default_rng([self.seed, 2, step]).integers(least, SIZES + 1)
+        return float(drawn) / SIZES
 
     def price(self, step: int) -> float:
         """Return beta at a step: linear rise from 0, then constant."""
