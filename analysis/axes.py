@@ -144,24 +144,33 @@ def read_tiles(value: Any) -> tuple[str, ...]:
     return tiles
 
 
-def read_size(value: Any) -> tuple[int, int]:
-    """Read the size of frames, [rows, cols]."""
-    if (
-        not isinstance(value, list | tuple)
-        or len(value) != 2
-        or any(type(side) is not int or side < 1 for side in value)
-    ):
-        raise ValueError(f"must be [rows, cols], whole numbers >= 1, not {value!r}")
-    return value[0], value[1]
+def read_sizes(value: Any) -> tuple[tuple[int, int], ...]:
+    """Read an axis of sizes of frames: [rows, cols] and "ROWSxCOLS" are sizes."""
+    single = isinstance(value, list | tuple) and not any(isinstance(entry, list | tuple | str) for entry in value)
+    sizes = [_sides(entry) for entry in ([value] if single else read_axis(value))]
+    for size in sizes:
+        if not _is_pair(size):
+            raise ValueError(f"must be [rows, cols], whole numbers >= 1, not {value!r}; or a list of such sizes")
+    return tuple(dict.fromkeys(sizes))
 
 
 def _pair(entry: Any) -> Block:
-    if isinstance(entry, str) and (match := re.fullmatch(r"(\d+)x(\d+)", entry)):
-        entry = [int(match[1]), int(match[2])]
-    pair = tuple(entry) if isinstance(entry, list | tuple) else (entry, entry)
-    if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+    pair = _sides(entry)
+    pair = pair if isinstance(pair, tuple) else (pair, pair)
+    if not _is_pair(pair):
         raise ValueError(f'must be a whole number >= 1 or "ROWSxCOLS", not {entry!r}')
-    return pair[0], pair[1]
+    return pair
+
+
+def _sides(entry: Any) -> Any:
+    """Return the sides of "ROWSxCOLS" or of a list as a tuple; anything else as it is."""
+    if isinstance(entry, str) and (match := re.fullmatch(r"(\d+)x(\d+)", entry)):
+        return int(match[1]), int(match[2])
+    return tuple(entry) if isinstance(entry, list) else entry
+
+
+def _is_pair(sides: Any) -> bool:
+    return isinstance(sides, tuple) and len(sides) == 2 and all(type(side) is int and side >= 1 for side in sides)
 
 
 def _range(table: Mapping[str, Any], fine: bool) -> list[float]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skipsim.analysis.advice.budget import MAX_DROP_POINTS
 from skipsim.analysis.advice.decision import Decision, decide_all
 from skipsim.analysis.causes import CAUSE_GROUPS, group_shares
+from skipsim.analysis.figures.alternatives_figure import alternatives_figure, has_alternatives
 from skipsim.analysis.figures.gates_figure import gates_figure
 from skipsim.analysis.figures.loop_figure import loop_figure
 from skipsim.analysis.figures.mask_figures import mask_figures
@@ -295,6 +296,8 @@ def draw_all(
     if table["quality"].notna().any():
         if groups_of(table) or table["gate"].nunique() > 1:
             figures = {"gates": gates_figure(table, max_drop), **figures}
+        if has_alternatives(table):
+            figures = {"alternatives": alternatives_figure(table, max_drop), **figures}
         figures = {"latency-accuracy": latency_accuracy(table, max_drop), **figures}
     folder = directory / "figures"
     folder.mkdir(exist_ok=True)

@@ -211,6 +211,9 @@ def recommend(
         rows = _select(rows, "network", network)
     elif len(networks) > 1:
         raise InputError(f"recommend: the table has several networks; name one of: {', '.join(networks)}")
+    rows = rows[rows["gate"] != "none"]  # the dense network is beside every row
+    if rows.empty:
+        raise InputError(f"recommend: {network or networks[0]!r} has no row with gates on {hardware!r}")
     rows = decisive_rows(rows)
     rows = rows.assign(error=rows["error"].where(rows["error"] != "", rows["violates"]))  # not to be built either way
     excluded = int((rows["error"] != "").sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -20,8 +20,10 @@ from skipsim.analysis.axes import (
     read_blocks,
     read_clips,
     read_numbers,
-    read_size,
+    read_sizes,
+    size_text,
 )
+from skipsim.analysis.inputs.clips import usual_size
 from skipsim.analysis.inputs.gate_files import TRAINED, is_gate_file, read_gate_file
 from skipsim.analysis.inputs.gated_network import GATES, NORM_GATES
 from skipsim.analysis.results import block_columns
@@ -33,9 +35,6 @@ Threshold = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1)]
 
 
-STUDY_GATES = tuple(gate for gate in GATES if gate != "none")  # the dense network is beside every row
-
-
 class Table(BaseModel):
     """A table of a study file: unknown keys and other types are errors."""
 
@@ -44,7 +43,7 @@ class Table(BaseModel):
 
 def _thresholds(value: Any, info: ValidationInfo) -> tuple[Any, ...]:
     for one in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(one, str) and (is_gate_file(one) or one in STUDY_GATES):
+        if isinstance(one, str) and (is_gate_file(one) or one in GATES):
             raise ValueError(f"a file of gates stands in gate, got {one!r}")
     return read_numbers(value, fine=bool(info.context and info.context["search"]))
 
@@ -63,8 +62,8 @@ class Recordings(Table):
         None, description="what read_frames takes, or labelled clips pose:SPLIT:COUNT; a table names groups of them"
     )
     frames: Side | None = Field(None, description="at most so many of every clip")
-    size: Annotated[tuple[int, int], BeforeValidator(read_size)] | None = Field(
-        None, description="rows, cols of frames"
+    size: Annotated[tuple[tuple[int, int], ...], BeforeValidator(read_sizes), Field(min_length=1)] | None = Field(
+        None, description="rows, cols of frames; None: the network's usual ones, or as they are"
     )
     weights: Name | None = None
     gate: Names = Field(("input_norm",), description="names, or files of `skipsim tune` and `skipsim train`")
@@ -97,8 +96,8 @@ class Recordings(Table):
             if getattr(self, key) is None and (key != "threshold" or set(self.gate) & set(NORM_GATES)):
                 raise ValueError(f"{key} is missing (or give trace, for existing traces)")
         for gate in self.gate:
-            if gate not in STUDY_GATES and not is_gate_file(gate):
-                raise ValueError(f"gate {gate!r} is unknown; {nearest(gate, STUDY_GATES)}; or a file of gates")
+            if gate not in GATES and not is_gate_file(gate):
+                raise ValueError(f"gate {gate!r} is unknown; {nearest(gate, GATES)}; or a file of gates")
         if self.weights is not None and len(self.network or ()) > 1:
             raise ValueError("weights needs a single network")
         return self
@@ -113,8 +112,8 @@ class Recordings(Table):
             yield from (RecordingChoice(self, trace=trace) for trace in self.trace)
             return
         found: dict[RecordingChoice, None] = {}
-        for network, clip, gate, share, signal, update, reset, loop in product(
-            self.network or (), self.clip or (), self.gate, self.share, self.signal, self.update,
+        for network, size, clip, gate, share, signal, update, reset, loop in product(
+            self.network or (), self.size or (None,), self.clip or (), self.gate, self.share, self.signal, self.update,
             self.reset_every, self.loop,
         ):  # fmt: skip
             for block, threshold in product(self.block_plans(), self.thresholds(gate)):
@@ -132,6 +131,7 @@ class Recordings(Table):
                     reset,
                     loop,
                     clip.group,
+                    size,
                 )
                 found[choice.settled(folder)] = None
         yield from found
@@ -164,6 +164,8 @@ class RecordingChoice:
     reset_every: int = 0
     loop: str = ""
     group: str = ""  # of the clip
+    size: tuple[int, int] | None = None  # rows, cols that frames are resized to
+    called: str = ""  # the network in tables, where its own name does not tell it apart
 
     def settled(self, folder: Path) -> RecordingChoice:
         """Return the choice as its gate has it, which may have no threshold, and in a file has block and update form.
@@ -171,6 +173,11 @@ class RecordingChoice:
         Raises:
             InputError: a file that holds no gates, or gates of larger blocks in open loop.
         """
+        if self.gate == "none":
+            return RecordingChoice(
+                self.axes, self.trace, self.network, self.clip, "none",
+                update="recompute", loop="closed", group=self.group, size=self.size,
+            )  # fmt: skip
         choice = self
         if self.threshold not in self.axes.thresholds(self.gate):
             choice = replace(choice, threshold=math.nan)
@@ -189,7 +196,7 @@ class RecordingChoice:
         if self.trace is not None:
             return {}
         return {
-            "network": self.network,
+            "network": self.called or self.network,
             "clip": self.clip,
             "group": self.group,
             "gate": self.gate,
@@ -201,3 +208,21 @@ class RecordingChoice:
             "share": self.share,
             "signal": self.signal,
         }
+
+
+def told_apart(choices: Sequence[RecordingChoice]) -> list[RecordingChoice]:
+    """Name networks by their sizes and weights where a study runs one with several; the usual ones are not named."""
+    variants = [(_size_text(choice), Path(choice.axes.weights or "").stem) for choice in choices]
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for choice, variant in zip(choices, variants, strict=True):
+        seen.setdefault(choice.network, set()).add(variant)
+    return [
+        replace(choice, called=" ".join(filter(None, (choice.network, *variant))))
+        if len(seen[choice.network]) > 1
+        else choice
+        for choice, variant in zip(choices, variants, strict=True)
+    ]
+
+
+def _size_text(choice: RecordingChoice) -> str:
+    return "" if choice.size in (None, usual_size(choice.network)) else size_text(choice.size)

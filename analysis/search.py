@@ -85,12 +85,12 @@ def trial_of(study: Study, place: Mapping[str, int]) -> Trial:
     block = axes.block[0].plan(blocks) if len(axes.block) == 1 else blocks[0]
     names = ("gate", "threshold", "update", "reset_every", "share", "signal")
     named = {name: chosen[name] for name in names}
-    (network,) = axes.network or ("",)
+    (network,), (size,) = axes.network or ("",), axes.size or (None,)
     clips = axes.clip or ()
     return Trial(
         tuple(
             RecordingChoice(
-                axes, None, network, clip.name, block=block, loop=axes.loop[0], group=clip.group, **named
+                axes, None, network, clip.name, block=block, loop=axes.loop[0], group=clip.group, size=size, **named
             ).settled(study.folder)
             for clip in clips
         ),

@@ -29,7 +29,7 @@ from skipsim.analysis.axes import (
     read_tiles,
 )
 from skipsim.analysis.constraints import Constraint, allowed, explain_none, read_constraints
-from skipsim.analysis.recording_axes import Name, Names, RecordingChoice, Recordings, Table
+from skipsim.analysis.recording_axes import Name, Names, RecordingChoice, Recordings, Table, told_apart
 from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS
 from skipsim.analysis.running.keys import machine_hash
 from skipsim.analysis.running.simulations import SimulationChoice, SimulationGrid, replaced
@@ -80,9 +80,10 @@ class Study(Table):
     def _searchable(self) -> Self:
         if self.search is None:
             return self
-        if len(self.recording) > 1 or len(self.recording[0].network or ("",)) > 1 or len(self.recording[0].loop) > 1:
-            raise ValueError("search needs one [recording] table with one network and one loop")
-        if self.recording[0].trace is not None and len(self.recording[0].trace) > 1:
+        one = self.recording[0]
+        if len(self.recording) > 1 or any(len(axis or ("",)) > 1 for axis in (one.network, one.size, one.loop)):
+            raise ValueError("search needs one [recording] table with one network, one size and one loop")
+        if one.trace is not None and len(one.trace) > 1:
             raise ValueError("search needs one trace, or a network and clips")
         return self
 
@@ -102,7 +103,7 @@ class Study(Table):
 
     def recording_choices(self) -> list[RecordingChoice]:
         """Return every recording of the study that its constraints allow, in the order of its axes."""
-        choices = [choice for axes in self.recording for choice in axes.choices(self.folder)]
+        choices = told_apart([choice for axes in self.recording for choice in axes.choices(self.folder)])
         kept = [choice for choice in choices if allowed(choice.columns(), self.constraints)]
         if not kept:
             raise explain_none(f"study {self.name!r}", [choice.columns() for choice in choices], self.constraints)

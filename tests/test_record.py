@@ -262,6 +262,9 @@ def test_quality_is_called_with_the_outputs_of_all_frames() -> None:
     assert trace.quality["agreement"] < 1
     assert record(convert(model, gate), clip(), agreement=True).quality == {"agreement": trace.quality["agreement"]}
     assert record(model, clip(), InputNormGate(threshold=0), agreement=True).quality["agreement"] > 1 - 1e-9
+    bare = record(model, clip(), quality=quality, agreement=True)  # the dense network itself, which runs once a frame
+    assert bare.quality["agreement"] == 1
+    assert bare.macs == bare.dense_macs
     assert record(model, clip(), gate).quality == {}
 
 

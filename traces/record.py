@@ -166,7 +166,7 @@ def record(
             if quality is not None:
                 outputs.append(keep(output))
             if dense is not None:
-                dense_output = dense(x)
+                dense_output = output if dense is running else dense(x)
                 comparison.add(output, dense_output, *x.shape[-2:])
                 if quality is not None:
                     dense_outputs.append(keep(dense_output))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,18 @@ TITLE_LETTERS = 28  # that fit above a panel
 
 @dataclass(frozen=True)
 class Variant:
-    """One network on one machine with one set of overridden keys: a panel of its own."""
+    """One network on one machine, or one machine, with one set of overridden keys: a panel of its own."""
 
     title: str
     rows: pd.DataFrame
 
 
-def variants_of(table: pd.DataFrame) -> list[Variant]:
-    """Return the panels of a table in its order, the first MOST_PANELS of them; each has at least one row."""
-    keys = ["network", "hardware", *overrides_of(table)]
+def variants_of(table: pd.DataFrame, apart: Sequence[str] = ("network", "hardware")) -> list[Variant]:
+    """Return the panels of a table in its order, the first MOST_PANELS of them; each has at least one row.
+
+    Rows that differ in one of the columns `apart`, or in an overridden key, are in different panels.
+    """
+    keys = [*apart, *overrides_of(table)]
     several = [key for key in keys if key == "hardware" or table[key].nunique() > 1]
     variants = []
     for values, rows in table.groupby(keys, sort=False, dropna=False):

@@ -173,9 +173,10 @@ def _check_sources(sources: Iterable[Source]) -> None:
     for source in sources:
         if source.task is None and not load_trace(source.path).complete:
             raise InputError(f"{source.path}: the recording was cut off; record it again")
-        if source.task and (source.task.network, source.task.clip) not in seen:
-            check_inputs(source.task)
-            seen.add((source.task.network, source.task.clip))
+        task = source.task
+        if task and (inputs := (task.network, task.weights, task.clip, task.size)) not in seen:
+            check_inputs(task)
+            seen.add(inputs)
 
 
 def _recorded(study: Study, source: Source, failures: Mapping[Path, str], opened: dict[Path, Recorded]) -> Recorded:

@@ -87,6 +87,8 @@ class RecordingTask:
 
     def gating(self) -> Gating:
         """Return how the network is gated."""
+        if self.gate == "none":
+            return Gating("none")
         return Gating(
             self.gate,
             None if math.isnan(self.threshold) else self.threshold,
@@ -103,14 +105,21 @@ class RecordingTask:
 
 
 def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
-    """Return the task that records one combination of a study's axes; in open loop one of single pixels."""
+    """Return the task that records one combination of a study's axes; in open loop one of single pixels.
+
+    Raises:
+        InputError: weights that are not there.
+    """
     axes = choice.axes
+    weights = study.resolve(axes.weights).absolute() if axes.weights else None
+    if weights and not weights.is_file():
+        raise InputError(f"weights {weights}: no such file")
     return RecordingTask(
         network=choice.network,
-        weights=str(study.resolve(axes.weights).absolute()) if axes.weights else None,
+        weights=str(weights) if weights else None,
         clip=absolute(choice.clip, study.folder),
         frames=axes.frames,
-        size=axes.size,
+        size=choice.size,
         gate=str(study.resolve(choice.gate).absolute()) if is_gate_file(choice.gate) else choice.gate,
         threshold=choice.threshold,
         block=choice.block.setting() if choice.loop == "closed" else (1, 1),
@@ -123,10 +132,8 @@ def task_of(study: Study, choice: RecordingChoice) -> RecordingTask:
 
 
 def check_inputs(task: RecordingTask) -> None:
-    """Check without torch that network and weights exist and that the clip yields a frame."""
+    """Check without torch that the network exists and that the clip yields a frame."""
     check_network_name(task.network, task.folder)
-    if task.weights and not Path(task.weights).is_file():
-        raise InputError(f"weights {task.weights}: no such file")
     next(iter(task.load(1).frames))
 
 
@@ -138,7 +145,8 @@ def check_networks(tasks: Sequence[RecordingTask]) -> list[None]:
         source = (task.network, weights, task.folder)
         if source not in models:
             models[source] = build_network(*source)
-        gate_of(models[source], task.network, task.gating(), task.weights)
+        if task.gate != "none":
+            gate_of(models[source], task.network, task.gating(), task.weights)
     return [None] * len(tasks)
 
 

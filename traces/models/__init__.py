@@ -34,7 +34,11 @@ class Model:
 
 MODELS: dict[str, Model] = {
     "detection_narrow": Model(
-        "efficientdet:detection_narrow", 256, 256, None, "detection_small with half the channels"
+        "efficientdet:detection_narrow",
+        256,
+        256,
+        "detection_narrow.safetensors",
+        "detection_small with half the channels, trained alike",
     ),
     "detection_small": Model(
         "efficientdet:detection_small",
@@ -57,7 +61,9 @@ MODELS: dict[str, Model] = {
     ),
     "hrnet_w32": Model("hrnet:hrnet_w32", 256, 192, None, "pose, 28.5 M parameters; Sun et al., CVPR 2019"),
     "hrnet_w48": Model("hrnet:hrnet_w48", 256, 192, None, "pose, 63.6 M parameters; Sun et al., CVPR 2019"),
-    "pose_narrow": Model("hrnet:pose_narrow", 128, 128, None, "pose_small with half the channels"),
+    "pose_narrow": Model(
+        "hrnet:pose_narrow", 128, 128, "pose_narrow.safetensors", "pose_small with half the channels, trained alike"
+    ),
     "unet": Model("unet:unet", 256, 256, None, "segmentation, 8.6 M parameters; Ronneberger et al., MICCAI 2015"),
     "pose_small": Model("hrnet:pose_small", 128, 128, "pose_small.safetensors", "pose of procedural clips, trained"),
 }

@@ -1,0 +1,121 @@
+"""Gates beside what else makes a network cheaper, on the same axes: narrower networks, small pictures, held results."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
+
+from skipsim.analysis.figures.style import COLOURS, COLUMNS, GREY, INK, MARKERS, PAGE_INCHES, styled
+from skipsim.analysis.figures.variants import variants_of
+from skipsim.analysis.loops import decisive_rows
+from skipsim.analysis.pareto import pareto_front
+from skipsim.analysis.results import groups_of, mean_over_clips
+from skipsim.errors import InputError
+
+BAND = "#EFEFEF"
+POINTS_SHOWN = 10.0  # below the best dense network; what loses more is named at the foot of the panel
+ROOM_ABOVE = 0.8  # points
+ROOM_RIGHT = 1.12
+HALO = [Stroke(linewidth=2, foreground="white"), Normal()]
+COMPARED = ("agreement", "agreement_ap")  # with each network's own output: no measure between networks
+
+Key = tuple[str, str, str]  # network, gate, share
+Looks = dict[Key, tuple[str, str, str]]  # of a network's gate: name, colour, marker
+
+
+def has_alternatives(table: pd.DataFrame) -> bool:
+    """Tell whether a table has several networks, sizes or weights that are scored alike."""
+    metrics = set(table["quality_metric"][table["quality"].notna()])
+    return table["network"].nunique() > 1 and len(metrics) == 1 and not metrics & set(COMPARED)
+
+
+def alternatives_figure(table: pd.DataFrame, max_drop: float) -> Figure:
+    """Draw accuracy over latency, all networks in one panel: a star for each dense one, a line for each of its gates.
+
+    A line joins the rows that no other of the same gate beats, over blocks, tiles and thresholds. A row of panels per
+    group of clips where the study names groups; a column per machine, the first COLUMNS of them.
+    """
+    if not has_alternatives(table):
+        raise InputError("alternatives figure: needs several networks, sizes or weights, scored alike")
+    table = decisive_rows(table[table["error"] == ""])
+    groups = groups_of(table) or [""]
+    gated = table[table["gate"] != "none"][["network", "gate", "share"]].drop_duplicates()
+    keys: list[Key] = list(gated.itertuples(index=False, name=None))
+    names = [
+        (f"{network}, " if gated["network"].nunique() > 1 else "") + gate + (f", one per {share}" if share else "")
+        for network, gate, share in keys
+    ]
+    looks: Looks = dict(zip(keys, zip(names, COLOURS, MARKERS, strict=False), strict=False))
+    with styled():
+        parts = [
+            variants_of(mean_over_clips(table[table["group"] == group] if group else table), apart=("hardware",))
+            for group in groups
+        ]
+        across = min(COLUMNS, max(map(len, parts)))
+        figure = Figure(figsize=(PAGE_INCHES, 2.0 * len(groups) + 0.7), layout="constrained")
+        grid = figure.subplots(len(groups), across, squeeze=False, sharex="col", sharey="row")
+        for group, variants, axes in zip(groups, parts, grid, strict=True):
+            for axis, variant in zip(axes, variants[:across], strict=True):
+                _panel(axis, variant.rows, looks, max_drop)
+                axis.set_title(variant.title if axis in grid[0] else "")
+                axis.set_xlabel("latency [ms per frame]" if axis in grid[-1] else "")
+            metric = str(table["quality_metric"].iloc[0]).replace("pck", "PCK").replace("ap", "AP")
+            axes[0].set_ylabel(f"{group} clips\n{metric} [%]" if group else f"{metric} [%]")
+        for column in grid.T:
+            ends = [line.get_xdata().max() for axis in column for line in axis.lines if len(line.get_xdata())]
+            column[0].set_xlim(0, ROOM_RIGHT * max(ends))
+        handles = [
+            Line2D([], [], color=colour, marker=marker, markersize=4, label=name)
+            for name, colour, marker in looks.values()
+        ]
+        dense = Line2D([], [], color=INK, marker="*", markersize=8, linestyle="", label="dense, by name")
+        near = Patch(color=BAND, label=f"\u2264 {max_drop:g} lost")
+        figure.legend(handles=[*handles, dense, near], loc="outside lower center", ncols=6)
+        return figure
+
+
+def _labels(networks: pd.Series) -> dict[str, str]:
+    """Return what to write beside each network: without its first word where others begin with it too."""
+    first = networks.map(lambda name: name.partition(" ")[0])
+    shared = first.duplicated(keep=False)
+    return {
+        name: name.partition(" ")[2] or name if twice else name for name, twice in zip(networks, shared, strict=True)
+    }
+
+
+def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> None:
+    below = []
+    dense = rows.drop_duplicates("network")
+    labels = _labels(dense["network"])
+    best = 100 * dense["dense_quality"].max()
+    axis.axhspan(best - max_drop, best, color=BAND, zorder=0)
+    floor, top = best - POINTS_SHOWN, best
+    for _, row in dense.iterrows():
+        quality = 100 * row["dense_quality"]
+        if quality < floor:
+            below.append(labels[row["network"]])
+            continue
+        axis.plot(row["dense_latency_ms"], quality, "*", color=INK, markersize=8, zorder=5)
+        axis.annotate(
+            labels[row["network"]], (row["dense_latency_ms"], quality), xytext=(0, -5), textcoords="offset points",
+            ha="center", va="top", fontsize=6, color=INK, zorder=6, path_effects=HALO,
+        )  # fmt: skip
+    for (network, gate, share), (name, colour, marker) in looks.items():
+        own = rows[(rows["network"] == network) & (rows["gate"] == gate) & (rows["share"] == share)]
+        front = own[pareto_front(own, minimise=["latency_ms"], maximise=["quality"])].sort_values("latency_ms")
+        shown = front[100 * front["quality"] >= floor]
+        if len(own) and shown.empty:
+            below.append(name)
+        axis.step(shown["latency_ms"], 100 * shown["quality"], where="post", color=colour, linewidth=0.9, zorder=2)
+        axis.plot(shown["latency_ms"], 100 * shown["quality"], marker, color=colour, markersize=4, zorder=3)
+        top = max(top, 100 * float(shown["quality"].max()) if len(shown) else top)
+    axis.set_ylim(floor, min(top + ROOM_ABOVE, 100.2))
+    if below:
+        axis.annotate(
+            "\u2193 " + ", ".join(below), (0.02, 0.02), xycoords="axes fraction", fontsize=6, color=GREY,
+            path_effects=HALO, zorder=6,
+        )  # fmt: skip

@@ -1,0 +1,205 @@
+"""Can gates be compared with a narrower network, smaller pictures and held results, in one study and one figure?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import save_file
+from torch import nn
+
+from skipsim.analysis.advice.decision import decide_all
+from skipsim.analysis.figures.alternatives_figure import alternatives_figure, has_alternatives
+from skipsim.analysis.recommend import recommend
+from skipsim.analysis.results import make_table, mean_over_clips
+from skipsim.analysis.study import load_study
+from skipsim.analysis.sweep import sweep
+from skipsim.errors import InputError
+
+OWN = """
+from torch import manual_seed, nn
+
+def make():
+    manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
+"""
+STUDY = """
+name = "cheaper"
+[[recording]]
+network = "own_network:make"
+clip = ["clip.npy", "other.npy"]
+gate = ["none", "input_norm", "hold"]
+threshold = 0.05
+block = [1, 4]
+reset_every = 2
+[[recording]]
+network = "own_network:make"
+clip = ["clip.npy", "other.npy"]
+size = ["12x16", [6, 8]]
+gate = "none"
+[[recording]]
+network = "own_network:make"
+weights = "other.safetensors"
+clip = ["clip.npy", "other.npy"]
+gate = "none"
+[simulation]
+hardware = "edge-npu"
+tile = "auto"
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "own_network.py").write_text(OWN, encoding="utf-8")
+    rng = np.random.default_rng(1)
+    for name in ("clip.npy", "other.npy"):
+        clip = np.repeat(rng.integers(0, 256, (1, 18, 20, 3), np.uint8), 3, axis=0)
+        clip[1:, 4:9, 5:9] = rng.integers(0, 256, 3)
+        np.save(tmp_path / name, clip)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    save_file(network.state_dict(), tmp_path / "other.safetensors")
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY, encoding="utf-8")
+    return file
+
+
+def test_sizes_and_weights_of_one_network_are_rows_of_their_own(study: Path, tmp_path: Path) -> None:
+    table = sweep(study, tmp_path / "out", 1)
+    assert (table["error"] == "").all()
+    own = "own_network:make"
+    assert list(dict.fromkeys(table["network"])) == [
+        own,
+        "own_network:make 12x16",
+        "own_network:make 6x8",
+        "own_network:make other",
+    ]
+    means = mean_over_clips(table)
+    assert set(means["clip"]) == {"2 clips"}
+    gates = list(means[means["network"] == own][["gate", "block", "reset_every"]].itertuples(index=False, name=None))
+    assert gates == [
+        ("none", "1x1", 0),  # once, whatever the axes of gates are
+        ("input_norm", "1x1", 2), ("input_norm", "4x4", 2),
+        ("hold", "1x1", 2), ("hold", "4x4", 2),
+    ]  # fmt: skip
+    bare = means[means["gate"] == "none"]
+    assert bare["mac_reduction"].tolist() == bare["speedup"].tolist() == bare["quality"].tolist() == [1.0] * 4
+    sizes = bare.set_index("network")["dense_latency_ms"]
+    assert sizes["own_network:make 12x16"] < sizes[own]
+    # Weights change no time, sizes do; each network has a front of its own, since points are lost of its own accuracy.
+    assert sizes["own_network:make other"] == sizes[own]
+    assert (table.groupby("network")["on_front"].max() == 1).all()
+
+    with pytest.raises(InputError, match="recommend: the table has several networks; name one of: "):
+        recommend(table, "edge-npu", 100.0)
+    assert recommend(table, "edge-npu", 100.0, network=own).row["gate"] == "hold"
+    with pytest.raises(InputError, match="recommend: 'own_network:make 6x8' has no row with gates on"):
+        recommend(table, "edge-npu", network="own_network:make 6x8")
+    decisions = decide_all(tmp_path / "out", table, 100.0)
+    assert list(decisions) == [(own, "edge-npu")]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("[96, 64]", [(96, 64)]),
+        ('"96x64"', [(96, 64)]),
+        ('["96x64", "64x64"]', [(96, 64), (64, 64)]),
+        ('[[96, 64], "64x64", [96, 64]]', [(96, 64), (64, 64)]),
+    ],
+)
+def test_how_sizes_are_written(tmp_path: Path, size: str, expected: list[tuple[int, int]]) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f'name = "s"\n[recording]\nnetwork = "pose_small"\nclip = "pose:1"\ngate = "none"\nsize = {size}\n'
+        '[simulation]\nhardware = "edge-npu"\n',
+        encoding="utf-8",
+    )
+    choices = load_study(file).recording_choices()
+    assert [choice.size for choice in choices] == expected
+    several = len(expected) > 1
+    assert [choice.columns()["network"] for choice in choices] == [
+        f"pose_small {rows}x{cols}" if several else "pose_small" for rows, cols in expected
+    ]
+
+
+def test_a_networks_usual_size_is_the_same_size_said_or_not(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    table = '[[recording]]\nnetwork = "pose_small"\nclip = "pose:1"\ngate = "none"\n'
+    file.write_text(
+        f'name = "s"\n{table}{table}size = [128, 128]\n[simulation]\nhardware = "edge-npu"\n', encoding="utf-8"
+    )
+    assert {choice.columns()["network"] for choice in load_study(file).recording_choices()} == {"pose_small"}
+
+
+@pytest.mark.parametrize("size", ["[96]", "[0, 96]", '"96"', "[[96, 64], 5]", "[96.5, 64]", "true"])
+def test_a_size_that_is_none_is_one_line(tmp_path: Path, size: str) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f'name = "s"\n[recording]\nnetwork = "pose_small"\nclip = "pose:1"\ngate = "none"\nsize = {size}\n'
+        '[simulation]\nhardware = "edge-npu"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(InputError, match=r"recording.size: must be \[rows, cols\], whole numbers >= 1, not .*; or a"):
+        load_study(file)
+
+
+def test_weights_of_a_later_table_are_checked_before_anything_runs(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").unlink()
+    with pytest.raises(InputError, match=r"weights .*other\.safetensors: no such file"):
+        sweep(study, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def point(network: str, gate: str, latency: float, quality: float, **more: Any) -> dict[str, Any]:
+    dense = {"wide": (2.0, 0.95), "wide 32x32": (1.0, 0.93), "thin": (0.5, 0.2)}[network]
+    return {
+        "network": network, "gate": gate, "clip": "a", "hardware": "chip", "tile": "full", "block": "1x1",
+        "loop": "closed", "quality_metric": "pck@0.05", "latency_ms": latency, "dense_latency_ms": dense[0],
+        "quality": quality, "dense_quality": dense[1], "quality_drop": 100 * (dense[1] - quality), **more,
+    }  # fmt: skip
+
+
+POINTS = [
+    point("wide", "input_norm", 1.5, 0.945),
+    point("wide", "input_norm", 1.2, 0.94),
+    point("wide", "input_norm", 1.6, 0.93),  # beaten by both
+    point("wide", "hold", 1.0, 0.5),  # too bad to be seen
+    point("wide 32x32", "none", 4.0, 0.93),  # in the study's tiles; the star stands at the dense schedule's own
+    point("thin", "none", 0.5, 0.2),
+]
+
+
+def test_the_figure_has_a_star_by_name_for_each_network_and_a_line_for_each_gate() -> None:
+    figure = alternatives_figure(make_table(POINTS), 1.0)
+    (axis,) = figure.axes
+    stars = [line.get_xydata().tolist()[0] for line in axis.lines if line.get_marker() == "*"]
+    assert stars == [[2.0, 95.0], [1.0, 93.0]]
+    line = next(line for line in axis.lines if line.get_marker() == "o")
+    assert np.asarray(line.get_xydata()) == pytest.approx(np.array([[1.2, 94.0], [1.5, 94.5]]))
+    assert [text.get_text() for text in axis.texts] == ["wide", "32x32", "\u2193 thin, hold"]
+    low, high = axis.get_ylim()
+    assert (low, high) == (85, pytest.approx(95.8))
+    assert axis.get_xlim() == (0, pytest.approx(2.24))
+    assert axis.get_ylabel() == "PCK@0.05 [%]"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["input_norm", "hold", "dense, by name", "\u2264 1 lost"]
+
+
+def test_only_networks_scored_alike_are_compared() -> None:
+    table = make_table(POINTS)
+    assert has_alternatives(table)
+    assert not has_alternatives(table[table["network"] == "wide"])
+    assert not has_alternatives(table.assign(quality_metric="agreement"))  # each with its own dense output
+    assert not has_alternatives(table.assign(quality_metric=["pck@0.05"] * 5 + ["ap"]))
+    with pytest.raises(InputError, match="alternatives figure: needs several networks, sizes or weights, scored alike"):
+        alternatives_figure(table.assign(quality=float("nan")), 1.0)
+
+
+def test_groups_of_clips_are_rows_of_panels() -> None:
+    rows = [{**one, "group": group, "clip": group} for group in ("static", "pan") for one in POINTS]
+    figure = alternatives_figure(pd.DataFrame(make_table(rows)), 1.0)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["static clips\nPCK@0.05 [%]", "pan clips\nPCK@0.05 [%]"]
+    assert [axis.get_title() for axis in figure.axes] == ["chip", ""]
