@@ -132,7 +132,7 @@ class Recommendation:
             del named[name]
         gate, update, reset = named.pop("gate"), named.pop("update"), named.pop("reset_every")
         rest = [f"{gate} gate", f"update {update}", *([f"reset every {reset} frames"] if reset else [])]
-        rest += [f"{name} = {_text(value)}" for name, value in named.items()]
+        rest += [f"{name} = {_text(value)}" for name, value in named.items() if value != ""]
         if self.worthwhile:
             return f"{self.hardware}: {first} ({', '.join(rest)})"
         return (
@@ -229,7 +229,7 @@ def recommend(
     ranked = allowed.sort_values([name for name, _ in order], ascending=[up for _, up in order], kind="stable")
     best = {str(name): value for name, value in ranked.iloc[0].items()}
     names = ["block", "tile", "threshold", "gate", "update", "reset_every", *overrides_of(table)]
-    names += ["clip"] * (rows["clip"].nunique() > 1)
+    names += [name for name in ("share", "signal", "clip") if rows[name].nunique() > 1]
     ratio = 100 * best["latency_ms"] / best["dense_latency_ms"]
     return Recommendation(
         hardware=hardware,

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import nn
 
 from skipsim.analysis.advice.decision import decide_all
 from skipsim.analysis.figures.alternatives_figure import alternatives_figure, has_alternatives
+from skipsim.analysis.figures.mark_names import name_marks
 from skipsim.analysis.recommend import recommend
+from skipsim.analysis.report.page import write_report
 from skipsim.analysis.results import make_table, mean_over_clips
 from skipsim.analysis.study import load_study
 from skipsim.analysis.sweep import sweep
@@ -99,6 +102,9 @@ def test_sizes_and_weights_of_one_network_are_rows_of_their_own(study: Path, tmp
         recommend(table, "edge-npu", network="own_network:make 6x8")
     decisions = decide_all(tmp_path / "out", table, 100.0)
     assert list(decisions) == [(own, "edge-npu")]
+    write_report(tmp_path / "out", tmp_path / "page.html", max_drop=100.0)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert all(name in page for name in sizes.index)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +185,10 @@ def test_the_figure_has_a_star_by_name_for_each_network_and_a_line_for_each_gate
     assert stars == [[2.0, 95.0], [1.0, 93.0]]
     line = next(line for line in axis.lines if line.get_marker() == "o")
     assert np.asarray(line.get_xydata()) == pytest.approx(np.array([[1.2, 94.0], [1.5, 94.5]]))
-    assert [text.get_text() for text in axis.texts] == ["wide", "32x32", "\u2193 thin, hold"]
+    assert [text.get_text() for text in axis.texts] == ["\u2193 thin, hold", "wide", "32x32"]
     low, high = axis.get_ylim()
-    assert (low, high) == (85, pytest.approx(95.8))
-    assert axis.get_xlim() == (0, pytest.approx(2.24))
+    assert (low, high) == (pytest.approx(84.7), pytest.approx(95.8))
+    assert axis.get_xlim() == (0, pytest.approx(2.5))
     assert axis.get_ylabel() == "PCK@0.05 [%]"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["input_norm", "hold", "dense, by name", "\u2264 1 lost"]
@@ -203,3 +209,15 @@ def test_groups_of_clips_are_rows_of_panels() -> None:
     figure = alternatives_figure(pd.DataFrame(make_table(rows)), 1.0)
     assert [axis.get_ylabel() for axis in figure.axes] == ["static clips\nPCK@0.05 [%]", "pan clips\nPCK@0.05 [%]"]
     assert [axis.get_title() for axis in figure.axes] == ["chip", ""]
+
+
+def test_a_name_stands_where_it_hides_no_mark() -> None:
+    figure = Figure(figsize=(2, 2))
+    axis = figure.subplots()
+    axis.plot([1, 1.2, 0.8, 1.05], [1, 1, 1, 0.9], "o")  # marks on both sides and below
+    axis.set_xlim(0, 2)
+    axis.set_ylim(0, 2)
+    name_marks(axis, {"first": (1, 1), "edge": (2, 1.7), "second": (1, 1)})
+    sides = {text.get_text(): (text.get_ha(), text.get_va()) for text in axis.texts}
+    assert (sides["first"], sides["edge"]) == (("center", "bottom"), ("right", "center"))
+    assert sides["second"] != sides["first"], "names do not hide each other either"

@@ -195,3 +195,14 @@ def test_budgets_of_latency_and_energy_lose_as_little_as_possible() -> None:
         recommend(rows, "chip", max_latency_ms=0.5)
     with pytest.raises(InputError, match="max_energy_uj must be a number >= 0, got -1"):
         recommend(rows, "chip", max_energy_uj=-1)
+
+
+def test_whose_mask_a_layer_takes_is_named_where_it_varies() -> None:
+    rows = table(row("4x4", "4x4", 1.5, 0.1, share=""), row("4x4", "4x4", 1.2, 0.1, share="block"))
+    best = recommend(rows, "chip", 1.0)
+    assert best.configuration["share"] == "block"
+    assert "share = block" in best.headline()
+    own = recommend(rows.assign(latency_ms=[1.2, 1.5], speedup=[1.7, 1.3]), "chip", 1.0)
+    assert own.configuration["share"] == ""
+    assert "share" not in own.headline()
+    assert "share" not in recommend(rows[:1], "chip", 1.0).configuration

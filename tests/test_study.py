@@ -212,7 +212,7 @@ def test_a_mistake_is_one_clear_line(tmp_path: Path, old: str, new: str, message
 @pytest.mark.checkout
 def test_the_documented_study_is_one(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
-    grid, gates, search = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    grid, gates, tricks, search = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     axes = read(tmp_path, f'name = "gates"\n{gates}[simulation]\nhardware = "edge-npu"\n').recording[0]
     assert [clip.group for clip in axes.clip or ()] == ["static", "static", "pan"]
     assert len(axes.gate) == 5
@@ -220,6 +220,11 @@ def test_the_documented_study_is_one(tmp_path: Path) -> None:
     assert len(study.recording_choices()) == 2 * 2 * 2 * 2 * 3 * 2 + 5 * 2 * 2
     assert {choice.hardware.name for choice in study.simulation_choices()} <= {"edge-npu", "auto-npu"}
     assert len(study.late_constraints) == 1
+    cheaper = read(tmp_path, f'name = "tricks"\n{tricks}[simulation]\nhardware = "edge-npu"\n')
+    assert [(one.columns()["network"], one.gate) for one in cheaper.recording_choices() if one.gate == "none"] == [
+        ("pose_small", "none"), ("pose_small 112x112", "none"), ("pose_small 96x96", "none"),
+        ("pose_narrow 112x112", "none"), ("pose_narrow 96x96", "none"),
+    ]  # fmt: skip
     assert read(tmp_path, STUDY + search).search is not None
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import Normal, Stroke
 
+from skipsim.analysis.figures.mark_names import HALO, NAME_SIZE, Place, marks_of, name_marks
 from skipsim.analysis.figures.style import COLOURS, COLUMNS, GREY, INK, MARKERS, PAGE_INCHES, styled
 from skipsim.analysis.figures.variants import variants_of
 from skipsim.analysis.loops import decisive_rows
@@ -18,9 +20,8 @@ from skipsim.errors import InputError
 
 BAND = "#EFEFEF"
 POINTS_SHOWN = 10.0  # below the best dense network; what loses more is named at the foot of the panel
-ROOM_ABOVE = 0.8  # points
-ROOM_RIGHT = 1.12
-HALO = [Stroke(linewidth=2, foreground="white"), Normal()]
+ROOM_ABOVE, ROOM_BELOW = 0.8, 0.3  # points
+ROOM_RIGHT = 1.25  # times the latest mark: names stand there
 COMPARED = ("agreement", "agreement_ap")  # with each network's own output: no measure between networks
 
 Key = tuple[str, str, str]  # network, gate, share
@@ -58,15 +59,16 @@ def alternatives_figure(table: pd.DataFrame, max_drop: float) -> Figure:
         across = min(COLUMNS, max(map(len, parts)))
         figure = Figure(figsize=(PAGE_INCHES, 2.0 * len(groups) + 0.7), layout="constrained")
         grid = figure.subplots(len(groups), across, squeeze=False, sharex="col", sharey="row")
+        stars: dict[Axes, dict[str, Place]] = {}
         for group, variants, axes in zip(groups, parts, grid, strict=True):
             for axis, variant in zip(axes, variants[:across], strict=True):
-                _panel(axis, variant.rows, looks, max_drop)
+                stars[axis] = _panel(axis, variant.rows, looks, max_drop)
                 axis.set_title(variant.title if axis in grid[0] else "")
                 axis.set_xlabel("latency [ms per frame]" if axis in grid[-1] else "")
             metric = str(table["quality_metric"].iloc[0]).replace("pck", "PCK").replace("ap", "AP")
             axes[0].set_ylabel(f"{group} clips\n{metric} [%]" if group else f"{metric} [%]")
         for column in grid.T:
-            ends = [line.get_xdata().max() for axis in column for line in axis.lines if len(line.get_xdata())]
+            ends = [x for axis in column for x, _ in marks_of(axis)]
             column[0].set_xlim(0, ROOM_RIGHT * max(ends))
         handles = [
             Line2D([], [], color=colour, marker=marker, markersize=4, label=name)
@@ -74,23 +76,33 @@ def alternatives_figure(table: pd.DataFrame, max_drop: float) -> Figure:
         ]
         dense = Line2D([], [], color=INK, marker="*", markersize=8, linestyle="", label="dense, by name")
         near = Patch(color=BAND, label=f"\u2264 {max_drop:g} lost")
-        figure.legend(handles=[*handles, dense, near], loc="outside lower center", ncols=6)
+        figure.legend(handles=[*handles, dense, near], loc="outside lower center", ncols=4)
+        figure.draw_without_rendering()  # lays the panels out
+        for axis, named in stars.items():
+            name_marks(axis, named)
         return figure
 
 
-def _labels(networks: pd.Series) -> dict[str, str]:
-    """Return what to write beside each network: without its first word where others begin with it too."""
-    first = networks.map(lambda name: name.partition(" ")[0])
-    shared = first.duplicated(keep=False)
-    return {
-        name: name.partition(" ")[2] or name if twice else name for name, twice in zip(networks, shared, strict=True)
-    }
+def _labels(networks: Sequence[str]) -> dict[str, str]:
+    """Return what to write beside each network: of its words only those that tell it from the others."""
+    words = {name: name.split(" ") for name in networks}
+
+    def short(name: str) -> str:
+        own = words[name]
+        alike = [other for other in networks if words[other][0] == own[0]]
+        if len(alike) == 1 or len(own) == 1:
+            return own[0]
+        seconds = [words[other][1:2] for other in alike]
+        return own[1] if seconds.count(own[1:2]) == 1 else " ".join(own[1:])
+
+    return {name: short(name) for name in networks}
 
 
-def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> None:
-    below = []
+def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> dict[str, Place]:
+    """Draw all but the names of the stars; return where these are."""
+    below, stars = [], {}
     dense = rows.drop_duplicates("network")
-    labels = _labels(dense["network"])
+    labels = _labels(list(dense["network"]))
     best = 100 * dense["dense_quality"].max()
     axis.axhspan(best - max_drop, best, color=BAND, zorder=0)
     floor, top = best - POINTS_SHOWN, best
@@ -100,10 +112,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> Non
             below.append(labels[row["network"]])
             continue
         axis.plot(row["dense_latency_ms"], quality, "*", color=INK, markersize=8, zorder=5)
-        axis.annotate(
-            labels[row["network"]], (row["dense_latency_ms"], quality), xytext=(0, -5), textcoords="offset points",
-            ha="center", va="top", fontsize=6, color=INK, zorder=6, path_effects=HALO,
-        )  # fmt: skip
+        stars[labels[row["network"]]] = float(row["dense_latency_ms"]), quality
     for (network, gate, share), (name, colour, marker) in looks.items():
         own = rows[(rows["network"] == network) & (rows["gate"] == gate) & (rows["share"] == share)]
         front = own[pareto_front(own, minimise=["latency_ms"], maximise=["quality"])].sort_values("latency_ms")
@@ -113,9 +122,10 @@ def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> Non
         axis.step(shown["latency_ms"], 100 * shown["quality"], where="post", color=colour, linewidth=0.9, zorder=2)
         axis.plot(shown["latency_ms"], 100 * shown["quality"], marker, color=colour, markersize=4, zorder=3)
         top = max(top, 100 * float(shown["quality"].max()) if len(shown) else top)
-    axis.set_ylim(floor, min(top + ROOM_ABOVE, 100.2))
+    axis.set_ylim(floor - ROOM_BELOW, min(top + ROOM_ABOVE, 100.2))
     if below:
         axis.annotate(
-            "\u2193 " + ", ".join(below), (0.02, 0.02), xycoords="axes fraction", fontsize=6, color=GREY,
+            "\u2193 " + ", ".join(below), (0.02, 0.02), xycoords="axes fraction", fontsize=NAME_SIZE, color=GREY,
             path_effects=HALO, zorder=6,
         )  # fmt: skip
+    return stars

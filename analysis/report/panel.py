@@ -13,7 +13,7 @@ from skipsim.analysis.loops import describe_gaps, loop_gaps
 from skipsim.analysis.report.lanes import lanes_of, page_lanes
 from skipsim.analysis.report.player import masks_of, pictures_of
 from skipsim.analysis.report.runs import Panel, Run, plain, run_data, shown_in_full
-from skipsim.analysis.results import mean_over_clips
+from skipsim.analysis.results import RECORDING_COLUMNS, mean_over_clips
 from skipsim.analysis.run_detail import detail_of, layers_of, machine_facts, middle_frame
 from skipsim.analysis.running.machines import machine_of
 from skipsim.errors import InputError
@@ -127,7 +127,7 @@ class PanelWriter:
         traces = [self._open(name) for name in run.clips["trace_hash"]]
         hardware = machine_of(self._directory, run.row, panel.overrides)
         column = "chosen_tile" if run.row["tile"] == "auto" else "tile"
-        tiles = [str(tile) for tile in run.clips[column]]
+        tiles = ["auto" if tile == DENSE else str(tile) for tile in run.clips[column]]  # of a network without gates
         return traces, [simulate_gated(trace, hardware, tile) for trace, tile in zip(traces, tiles, strict=True)]
 
     def _timeline(self, panel: Panel, name: str, trace: Trace, report: Report) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class PanelWriter:
         hardware, frame = report.hardware, middle_frame(report, trace)
         if hardware.processor is not None:
             return {}
-        size = report.tiling or parse_tile("auto" if name == DENSE else report.tile)
+        size = report.tiling or parse_tile("auto" if DENSE in (name, report.tile) else report.tile)
         schedule = dense_schedule(trace, hardware) if size is None else gated_schedule(trace, hardware, size)
         self._timelines.mkdir(exist_ok=True)
         file = self._timelines / f"{_file_name(panel.network)}-{_file_name(panel.hardware)}-{name}.json.gz"
@@ -172,7 +172,7 @@ class PanelWriter:
 
 def _place(panel: Panel, row: dict[str, Any]) -> int | None:
     """Return which run a recommendation's row is."""
-    names = ["block", "tile", "loop", "gate", "update", "reset_every", "clip", *panel.overrides]
+    names = [name for name in (*RECORDING_COLUMNS, "tile", *panel.overrides) if name != "threshold"]
     for number, run in enumerate(panel.runs):
         same = all(str(run.row[name]) == str(row[name]) for name in names)
         if same and plain(run.row["threshold"]) == plain(row["threshold"]):
