@@ -1,7 +1,8 @@
 """The results table: one row per recording, machine and tile; units in the column names.
 
 latency, energy and bytes are those of the mean frame; shares are of the cycles of all cores; `quality_drop` is in
-points, 100 x (dense - gated). `loop` says how accuracy and masks belong together: "closed" = this block size was
+points, 100 x (dense - gated). `network` also names size and weights where a study runs one network with several: each
+is a network of its own, whose dense columns are its own. `loop` says how accuracy and masks belong together: "closed" = this block size was
 recorded, so both are its own; "open" = a recording of finer blocks, coarsened: its masks are a superset of what the
 gates asked for, and `quality` is that of the finer recording; otherwise the trace's kind ("synthetic", "topology"),
 which has no accuracy. A row whose job failed has its reason in `error`, which is "" otherwise. `violates` names the

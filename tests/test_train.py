@@ -20,6 +20,7 @@ from skipsim.errors import InputError
 from skipsim.traces.datasets import pose_clips
 from skipsim.traces.train import Plan, train
 from skipsim.traces.training.detection_task import DETECTION
+from skipsim.traces.training.gumbel_training import GateSettings
 from skipsim.traces.training.picture_pool import make_pool
 from skipsim.traces.training.pose_task import POSE, heatmap_loss
 
@@ -195,6 +196,15 @@ def test_at_several_sizes_each_step_has_one_and_labels_follow():
         assert torch.equal(fitting[1], labels[1])
 
 
+def test_a_size_that_a_network_cannot_take_is_one_line_at_whatever_step_it_comes(tmp_path):
+    plan = {**SMALL, "smallest": 0.5, "steps": 40}
+    shares = [Plan(**plan).share(step) for step in range(40)]
+    assert shares[0] == 1, "a later step is the first with a smaller picture"
+    assert min(shares) < 30 / 32
+    with pytest.raises(InputError, match=r"Conv2d cannot be trained on .*pictures \[3, \d+, \d+\] does not fit"):
+        train(torch.nn.Conv2d(3, 15, 30), "pose", tmp_path / "w.safetensors", progress=False, **plan)
+
+
 def test_checkpoint_of_another_plan_or_a_damaged_one_is_refused(tmp_path, monkeypatch):
     out = tmp_path / "weights.safetensors"
     import skipsim.traces.train as training
@@ -241,6 +251,11 @@ def test_checkpoint_of_another_plan_or_a_damaged_one_is_refused(tmp_path, monkey
             ("detection_small", "pose"),
             SMALL,
             r"detection_small cannot be trained on clips 'pose': its output for pictures \[3, 32, 32\] does not fit",
+        ),
+        (
+            ("pose_small", "pose"),
+            {"gates": GateSettings(), "smallest": 0.5},
+            "smallest must be 1 with gates, whose maps have one size, got 0.5",
         ),
         (
             ("pose_small", "detection"),

@@ -104,6 +104,8 @@ def train(
     chosen, out = make_plan(task, plan, defaults), Path(out)
     if out.suffix != ".safetensors":
         raise InputError(f"training: the output must end in .safetensors, got {out}")
+    if gates and chosen.smallest < 1:
+        raise InputError(f"training: smallest must be 1 with gates, whose maps have one size, got {chosen.smallest}")
     if not out.parent.is_dir():
         raise InputError(f"training: no such folder {out.parent}")
     device = training_device()
@@ -219,7 +221,8 @@ def _take_step(run: TrainingRun, objective: Objective, pool: PicturePool, device
     try:
         loss = objective.loss(pictures.to(device), tuple(label.to(device) for label in labels), run.step)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if run.step or isinstance(error, InputError):
+        seen = run.step and run.plan.smallest == 1  # pictures of this size have fitted
+        if seen or isinstance(error, InputError):
             raise
         raise InputError(
             f"training: {run.identity['network']} cannot be trained on clips {run.identity['clips']!r}: its output for "
