@@ -26,7 +26,7 @@ from skipsim.analysis.figures.style import COLOURS, GREY, GROUP_COLOURS, INK, MA
 from skipsim.analysis.figures.variants import Variant, blocks_of, gate_name, short, tile_name, tiles_of, variants_of
 from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.pareto import pareto_front
-from skipsim.analysis.results import groups_of, mean_over_clips, read_results
+from skipsim.analysis.results import gated_rows, groups_of, mean_over_clips, read_results
 from skipsim.errors import InputError
 
 MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of the figure together
@@ -282,10 +282,11 @@ def draw_all(
         raise InputError(
             f"results folder {directory}: all {len(table)} rows failed, the first: {table['error'].iloc[0]}"
         )
+    gated = gated_rows(table)
     figures = {
-        "speedup-mac-reduction": speedup_mac_reduction(table),
-        "cycles-by-cause": cycles_by_cause(table, max_drop),
-        "density-by-block": density_by_block(table),
+        "speedup-mac-reduction": speedup_mac_reduction(gated),
+        "cycles-by-cause": cycles_by_cause(gated, max_drop),
+        "density-by-block": density_by_block(gated),
         **mask_figures(directory, table, max_drop),
     }
     if {"open", "closed"} <= set(table["loop"]):
@@ -293,12 +294,12 @@ def draw_all(
     if decisions is None:
         decisions = decide_all(directory, table, max_drop, by_layer=False)
     figures |= run_figures(decisions)
-    if table["quality"].notna().any():
-        if groups_of(table) or table["gate"].nunique() > 1:
-            figures = {"gates": gates_figure(table, max_drop), **figures}
-        if has_alternatives(table):
-            figures = {"alternatives": alternatives_figure(table, max_drop), **figures}
-        figures = {"latency-accuracy": latency_accuracy(table, max_drop), **figures}
+    if has_alternatives(table):
+        figures = {"alternatives": alternatives_figure(table, max_drop), **figures}
+    if gated["quality"].notna().any():
+        if groups_of(gated) or gated["gate"].nunique() > 1:
+            figures = {"gates": gates_figure(gated, max_drop), **figures}
+        figures = {"latency-accuracy": latency_accuracy(gated, max_drop), **figures}
     folder = directory / "figures"
     folder.mkdir(exist_ok=True)
     return [path for name, figure in figures.items() for path in save(figure, folder, name)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -212,7 +213,10 @@ class RecordingChoice:
 
 def told_apart(choices: Sequence[RecordingChoice]) -> list[RecordingChoice]:
     """Name networks by their sizes and weights where a study runs one with several; the usual ones are not named."""
-    variants = [(_size_text(choice), Path(choice.axes.weights or "").stem) for choice in choices]
+    files = {choice.axes.weights for choice in choices if choice.axes.weights}
+    stems = Counter(Path(file).stem for file in files)
+    short = {file: Path(file).stem if stems[Path(file).stem] == 1 else file for file in files}
+    variants = [(_size_text(choice), short.get(choice.axes.weights or "", "")) for choice in choices]
     seen: dict[str, set[tuple[str, str]]] = {}
     for choice, variant in zip(choices, variants, strict=True):
         seen.setdefault(choice.network, set()).add(variant)

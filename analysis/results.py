@@ -2,12 +2,12 @@
 
 latency, energy and bytes are those of the mean frame; shares are of the cycles of all cores; `quality_drop` is in
 points, 100 x (dense - gated). `network` also names size and weights where a study runs one network with several: each
-is a network of its own, whose dense columns are its own. `loop` says how accuracy and masks belong together: "closed" = this block size was
-recorded, so both are its own; "open" = a recording of finer blocks, coarsened: its masks are a superset of what the
-gates asked for, and `quality` is that of the finer recording; otherwise the trace's kind ("synthetic", "topology"),
-which has no accuracy. A row whose job failed has its reason in `error`, which is "" otherwise. `violates` names the
-study's constraints that do not hold; `on_front` is 1 where, of those that hold them all, no other configuration of the
-network beats this one in every objective of the study.
+is a network of its own, whose dense columns are its own. `loop` says how accuracy and masks belong together: "closed" =
+this block size was recorded, so both are its own; "open" = a recording of finer blocks, coarsened: its masks are a
+superset of what the gates asked for, and `quality` is that of the finer recording; otherwise the trace's kind
+("synthetic", "topology"), which has no accuracy. A row whose job failed has its reason in `error`, which is ""
+otherwise. `violates` names the study's constraints that do not hold; `on_front` is 1 where, of those that hold them
+all, no other configuration of the network beats this one in every objective of the study.
 """
 
 from __future__ import annotations
@@ -297,6 +297,12 @@ def mean_over_clips(table: pd.DataFrame) -> pd.DataFrame:
     mean["clip"] = f"{clips} clips"
     mean["group"] = mean["group"].iloc[0] if table["group"].nunique() == 1 else ""
     return mean[columns]
+
+
+def gated_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with gates, where any of them ran: the dense network is beside each of them."""
+    gated = table["gate"] != "none"
+    return table[gated] if (gated & (table["error"] == "")).any() else table
 
 
 def groups_of(table: pd.DataFrame) -> list[str]:

@@ -15,9 +15,10 @@ from torch import nn
 from skipsim.analysis.advice.decision import decide_all
 from skipsim.analysis.figures.alternatives_figure import alternatives_figure, has_alternatives
 from skipsim.analysis.figures.mark_names import name_marks
+from skipsim.analysis.plots import draw_all
 from skipsim.analysis.recommend import recommend
 from skipsim.analysis.report.page import write_report
-from skipsim.analysis.results import make_table, mean_over_clips
+from skipsim.analysis.results import gated_rows, make_table, mean_over_clips
 from skipsim.analysis.study import load_study
 from skipsim.analysis.sweep import sweep
 from skipsim.errors import InputError
@@ -105,6 +106,10 @@ def test_sizes_and_weights_of_one_network_are_rows_of_their_own(study: Path, tmp
     write_report(tmp_path / "out", tmp_path / "page.html", max_drop=100.0)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert all(name in page for name in sizes.index)
+    gated = gated_rows(table)
+    assert set(gated["gate"]) == {"input_norm", "hold"}
+    assert gated_rows(table[table["gate"] == "none"])["gate"].tolist() == ["none"] * 8
+    assert {file.stem for file in draw_all(tmp_path / "out", decisions)} >= {"gates", "latency-accuracy"}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +143,18 @@ def test_a_networks_usual_size_is_the_same_size_said_or_not(tmp_path: Path) -> N
         f'name = "s"\n{table}{table}size = [128, 128]\n[simulation]\nhardware = "edge-npu"\n', encoding="utf-8"
     )
     assert {choice.columns()["network"] for choice in load_study(file).recording_choices()} == {"pose_small"}
+
+
+def test_weights_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    tables = [
+        f'[[recording]]\nnetwork = "pose_small"\nclip = "pose:1"\ngate = "none"\nweights = "{name}"\n'
+        for name in ("a/w.safetensors", "b/w.safetensors", "c.safetensors")
+    ]
+    file = tmp_path / "s.toml"
+    file.write_text('name = "s"\n' + "".join(tables) + '[simulation]\nhardware = "edge-npu"\n', encoding="utf-8")
+    assert [choice.columns()["network"] for choice in load_study(file).recording_choices()] == [
+        "pose_small a/w.safetensors", "pose_small b/w.safetensors", "pose_small c",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", ["[96]", "[0, 96]", '"96"', "[[96, 64], 5]", "[96.5, 64]", "true"])
