@@ -150,7 +150,8 @@ def read_sizes(value: Any) -> tuple[tuple[int, int], ...]:
     sizes = [_sides(entry) for entry in ([value] if single else read_axis(value))]
     for size in sizes:
         if not _is_pair(size):
-            raise ValueError(f"must be [rows, cols], whole numbers >= 1, not {value!r}; or a list of such sizes")
+            rule = "must be [rows, cols], whole numbers >= 1"
+            raise ValueError(f'{rule}, not {value!r}; or "ROWSxCOLS"; or a list of sizes')
     return tuple(dict.fromkeys(sizes))
 
 

@@ -206,14 +206,14 @@ def recommend(
     most_accurate = max_drop is None and any(value is not None for value in spent.values())
     drop_limit = math.inf if most_accurate else MAX_DROP_POINTS if max_drop is None else float(max_drop)
     rows = _select(table, "hardware", hardware)
-    networks = sorted(set(rows["network"]))
     if network is not None:
         rows = _select(rows, "network", network)
-    elif len(networks) > 1:
+    gated = rows[rows["gate"] != "none"]  # the dense network is beside every row
+    if gated.empty:
+        raise InputError(f"recommend: no row has gates for {network or rows['network'].iloc[0]!r} on {hardware!r}")
+    rows, networks = gated, sorted(set(gated["network"]))
+    if len(networks) > 1:
         raise InputError(f"recommend: the table has several networks; name one of: {', '.join(networks)}")
-    rows = rows[rows["gate"] != "none"]  # the dense network is beside every row
-    if rows.empty:
-        raise InputError(f"recommend: {network or networks[0]!r} has no row with gates on {hardware!r}")
     rows = decisive_rows(rows)
     rows = rows.assign(error=rows["error"].where(rows["error"] != "", rows["violates"]))  # not to be built either way
     excluded = int((rows["error"] != "").sum())

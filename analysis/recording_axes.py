@@ -24,11 +24,11 @@ from skipsim.analysis.axes import (
     read_sizes,
     size_text,
 )
-from skipsim.analysis.inputs.clips import usual_size
 from skipsim.analysis.inputs.gate_files import TRAINED, is_gate_file, read_gate_file
 from skipsim.analysis.inputs.gated_network import GATES, NORM_GATES
 from skipsim.analysis.results import block_columns
 from skipsim.errors import InputError, nearest
+from skipsim.traces.models import usual_size
 
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(read_axis), Field(min_length=1)]
@@ -117,6 +117,8 @@ class Recordings(Table):
             self.network or (), self.size or (None,), self.clip or (), self.gate, self.share, self.signal, self.update,
             self.reset_every, self.loop,
         ):  # fmt: skip
+            if gate == "hold" and not reset and any(self.reset_every):
+                continue  # frames between references of the other gates
             for block, threshold in product(self.block_plans(), self.thresholds(gate)):
                 choice = RecordingChoice(
                     self,
@@ -180,6 +182,8 @@ class RecordingChoice:
                 update="recompute", loop="closed", group=self.group, size=self.size,
             )  # fmt: skip
         choice = self
+        if self.gate == "hold":  # nothing is decided by block
+            choice = replace(choice, block=SINGLE_PIXELS, share="", signal="", loop="closed")
         if self.threshold not in self.axes.thresholds(self.gate):
             choice = replace(choice, threshold=math.nan)
         if not is_gate_file(self.gate):
@@ -212,18 +216,13 @@ class RecordingChoice:
 
 
 def told_apart(choices: Sequence[RecordingChoice]) -> list[RecordingChoice]:
-    """Name networks by their sizes and weights where a study runs one with several; the usual ones are not named."""
+    """Name networks with their sizes and weights, where these are not the usual ones."""
     files = {choice.axes.weights for choice in choices if choice.axes.weights}
     stems = Counter(Path(file).stem for file in files)
     short = {file: Path(file).stem if stems[Path(file).stem] == 1 else file for file in files}
     variants = [(_size_text(choice), short.get(choice.axes.weights or "", "")) for choice in choices]
-    seen: dict[str, set[tuple[str, str]]] = {}
-    for choice, variant in zip(choices, variants, strict=True):
-        seen.setdefault(choice.network, set()).add(variant)
     return [
         replace(choice, called=" ".join(filter(None, (choice.network, *variant))))
-        if len(seen[choice.network]) > 1
-        else choice
         for choice, variant in zip(choices, variants, strict=True)
     ]
 

@@ -28,6 +28,7 @@ from skipsim.errors import InputError
 from skipsim.simulator.counters import CAUSES
 from skipsim.simulator.report import Report
 from skipsim.simulator.tiles import MODEL_VERSION
+from skipsim.traces.models import usual_size
 from skipsim.traces.trace import Trace
 
 RESULTS = "results.parquet"
@@ -133,7 +134,8 @@ def trace_columns(trace: Trace) -> dict[str, Any]:
     compared = [name for name in ("agreement_ap", "agreement") if name in trace.quality]  # with the dense network
     metric = trace.quality.get("headline", next(iter(compared), ""))
     quality = trace.quality.get(metric, math.nan)
-    dense = trace.quality.get(f"dense_{metric}", 1.0 if metric in compared else math.nan)
+    itself = 1.0 if metric in compared else math.nan if any(layer.gate != "none" for layer in trace.layers) else quality
+    dense = trace.quality.get(f"dense_{metric}", itself)
     return {
         "frames": trace.frames,
         "quality_metric": metric,
@@ -152,7 +154,7 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
     threshold = trace.origin.get("parameters", {}).get("threshold", math.nan)
     kind = "open" if "coarsened_from" in trace.origin else str(trace.origin.get("kind", "unknown"))
     return {
-        "network": str(trace.origin.get("network", "")),
+        "network": _network_of(trace),
         "clip": trace.path.name if trace.path else "",
         "group": "",
         "gate": "+".join(sorted(gates)),
@@ -164,6 +166,13 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
         "share": str(trace.origin.get("share", "")).replace("layer", ""),
         "signal": str(trace.origin.get("signal", "")).replace("residual", ""),
     }
+
+
+def _network_of(trace: Trace) -> str:
+    """Return the network of a trace, with the size of its frames where that is not the network's usual one."""
+    name, size = str(trace.origin.get("network", "")), tuple(trace.origin.get("input", ())[1:])
+    usual = usual_size(name)
+    return f"{name} {size[0]}x{size[1]}" if usual and len(size) == 2 and size != usual else name
 
 
 def block_columns(block: tuple[int, int] | None, text: str = "mixed") -> dict[str, Any]:

@@ -35,9 +35,12 @@ def hardware_update(trace: Trace, hardware: Hardware) -> str:
 def gated_traffic(trace: Trace, hardware: Hardware) -> list[Traffic]:
     """Return what every layer moves on a gated frame. Ungated layers move what they move in the dense schedule."""
     update, placement = hardware_update(trace, hardware), hardware.gate.placement
-    if all(layer.gate == "none" for layer in trace.layers):
-        dense = dense_traffic(trace.layers, hardware)  # nothing is kept from frame to frame
-        return [replace(one, kept=layer.skips_channels) for layer, one in zip(trace.layers, dense, strict=True)]
+    if all(layer.gate in ("none", "hold") for layer in trace.layers):
+        dense = dense_traffic(trace.layers, hardware)  # nothing is kept from frame to frame but the result
+        return [
+            replace(one, gated=layer.gate == "hold", kept=layer.skips_channels)
+            for layer, one in zip(trace.layers, dense, strict=True)
+        ]
     moves_reference = placement != "none" and trace.update != "previous" and update != "delta"
     gated = Traffic(
         gated=True,

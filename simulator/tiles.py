@@ -25,7 +25,7 @@ from skipsim.hwmodels.hardware import Hardware
 from skipsim.simulator.banked import Banked, banked
 from skipsim.simulator.bursts import MOVE_COLUMNS
 
-MODEL_VERSION = 8  # grows with every change of a simulated number
+MODEL_VERSION = 9  # grows with every change of a simulated number
 
 LAST, INPUT, OUTPUT, UNIT, SHARED = 1, 2, 4, 8, 16
 

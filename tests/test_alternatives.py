@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import nn
 
-from skipsim.analysis.advice.decision import decide_all
+from skipsim.analysis.advice.decision import decide, decide_all
 from skipsim.analysis.figures.alternatives_figure import alternatives_figure, has_alternatives
 from skipsim.analysis.figures.mark_names import name_marks
+from skipsim.analysis.inputs.gated_network import Gating, gated_network
 from skipsim.analysis.plots import draw_all
 from skipsim.analysis.recommend import recommend
 from skipsim.analysis.report.page import write_report
@@ -22,6 +23,10 @@ from skipsim.analysis.results import gated_rows, make_table, mean_over_clips
 from skipsim.analysis.study import load_study
 from skipsim.analysis.sweep import sweep
 from skipsim.errors import InputError
+from skipsim.hwmodels.hardware import load_hardware
+from skipsim.simulator.simulate import simulate
+from skipsim.traces.record import record
+from skipsim.traces.trace import load_trace
 
 OWN = """
 from torch import manual_seed, nn
@@ -86,7 +91,7 @@ def test_sizes_and_weights_of_one_network_are_rows_of_their_own(study: Path, tmp
     assert gates == [
         ("none", "1x1", 0),  # once, whatever the axes of gates are
         ("input_norm", "1x1", 2), ("input_norm", "4x4", 2),
-        ("hold", "1x1", 2), ("hold", "4x4", 2),
+        ("hold", "1x1", 2),  # decides nothing by block
     ]  # fmt: skip
     bare = means[means["gate"] == "none"]
     assert bare["mac_reduction"].tolist() == bare["speedup"].tolist() == bare["quality"].tolist() == [1.0] * 4
@@ -96,10 +101,14 @@ def test_sizes_and_weights_of_one_network_are_rows_of_their_own(study: Path, tmp
     assert sizes["own_network:make other"] == sizes[own]
     assert (table.groupby("network")["on_front"].max() == 1).all()
 
-    with pytest.raises(InputError, match="recommend: the table has several networks; name one of: "):
-        recommend(table, "edge-npu", 100.0)
+    assert recommend(table, "edge-npu", 100.0).row["network"] == own  # the only one with gates
+    several = pd.concat([table, table.assign(network="other")])
+    with pytest.raises(
+        InputError, match=r"recommend: the table has several networks; name one of: other, own\w+:make$"
+    ):
+        recommend(several, "edge-npu", 100.0)
     assert recommend(table, "edge-npu", 100.0, network=own).row["gate"] == "hold"
-    with pytest.raises(InputError, match="recommend: 'own_network:make 6x8' has no row with gates on"):
+    with pytest.raises(InputError, match="recommend: no row has gates for 'own_network:make 6x8' on 'edge-npu'"):
         recommend(table, "edge-npu", network="own_network:make 6x8")
     decisions = decide_all(tmp_path / "out", table, 100.0)
     assert list(decisions) == [(own, "edge-npu")]
@@ -130,9 +139,8 @@ def test_how_sizes_are_written(tmp_path: Path, size: str, expected: list[tuple[i
     )
     choices = load_study(file).recording_choices()
     assert [choice.size for choice in choices] == expected
-    several = len(expected) > 1
     assert [choice.columns()["network"] for choice in choices] == [
-        f"pose_small {rows}x{cols}" if several else "pose_small" for rows, cols in expected
+        f"pose_small {rows}x{cols}" for rows, cols in expected
     ]
 
 
@@ -202,7 +210,7 @@ def test_the_figure_has_a_star_by_name_for_each_network_and_a_line_for_each_gate
     assert stars == [[2.0, 95.0], [1.0, 93.0]]
     line = next(line for line in axis.lines if line.get_marker() == "o")
     assert np.asarray(line.get_xydata()) == pytest.approx(np.array([[1.2, 94.0], [1.5, 94.5]]))
-    assert [text.get_text() for text in axis.texts] == ["\u2193 thin, hold", "wide", "32x32"]
+    assert [text.get_text() for text in axis.texts] == ["\u2193 thin; hold", "wide", "32x32"]
     low, high = axis.get_ylim()
     assert (low, high) == (pytest.approx(84.7), pytest.approx(95.8))
     assert axis.get_xlim() == (0, pytest.approx(2.5))
@@ -238,3 +246,71 @@ def test_a_name_stands_where_it_hides_no_mark() -> None:
     sides = {text.get_text(): (text.get_ha(), text.get_va()) for text in axis.texts}
     assert (sides["first"], sides["edge"]) == (("center", "bottom"), ("right", "center"))
     assert sides["second"] != sides["first"], "names do not hide each other either"
+
+
+def test_traces_of_several_sizes_are_networks_of_their_own(study: Path, tmp_path: Path) -> None:
+    sweep(study, tmp_path / "out", 1)
+    traces = sorted(str(path) for path in (tmp_path / "out" / "traces").iterdir())
+    names = ", ".join(f'"{name}"' for name in traces)
+    file = tmp_path / "traces.toml"
+    text = f'name = "t"\n[recording]\ntrace = [{names}]\n[simulation]\nhardware = "edge-npu"\n'
+    file.write_text(text, encoding="utf-8")
+    table = sweep(file, tmp_path / "again", 1)
+    sizes = ("18x20", "12x16", "6x8")
+    assert set(table["network"]) == {f"own_network:make {size}" for size in sizes}
+    bare = table[table["gate"] == "none"]
+    assert (bare["dense_quality"] == 1).all(), "the network itself"
+
+
+@pytest.mark.parametrize("machine", ["edge-npu", "auto-npu"])
+def test_a_held_network_takes_its_share_of_the_dense_time(machine: str) -> None:
+    frames = list(np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
+    for every in (1, 2, 3):
+        trace = record(gated_network("pose_small", Gating("hold", reset_every=every)), frames, progress=False)
+        for tile in ("auto", "4x4"):
+            report = simulate(trace, load_hardware(machine), tile)
+            assert report.dense is not None
+            assert report.cycles * every == report.dense.cycles
+            assert report.dram_read_bytes * every == report.dense.dram_read_bytes
+            assert report.energy_uj * every == pytest.approx(report.dense.energy_uj)
+
+
+def test_hold_takes_the_numbers_that_are_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    table = '[recording]\nnetwork = "pose_small"\nclip = "pose:1"\ngate = ["hold", "input_norm"]\nthreshold = 0.1\n'
+    file.write_text(f'name = "s"\n{table}reset_every = [0, 2]\n[simulation]\nhardware = "edge-npu"\n', encoding="utf-8")
+    choices = [(one.gate, one.reset_every) for one in load_study(file).recording_choices()]
+    assert choices == [("hold", 2), ("input_norm", 0), ("input_norm", 2)]
+    with pytest.raises(InputError, match=r"gate 'hold': needs reset_every, .*, got None"):
+        Gating("hold")
+    with pytest.raises(InputError, match=r"gate 'hold': goes by the frame's number, .* no threshold, got 0\.1"):
+        Gating("hold", 0.1, reset_every=2)
+
+
+def test_names_that_would_be_alike_stay_whole_and_every_gate_has_a_line() -> None:
+    networks = ("wide 32x32", "thin 32x32")
+    rows = [
+        {**point("wide", f"gate {number}", 1.0 + number / 10, 0.94), "network": network}
+        for network in networks
+        for number in range(6)
+    ]
+    figure = alternatives_figure(make_table(rows), 1.0)
+    (axis,) = figure.axes
+    assert sorted(text.get_text() for text in axis.texts) == ["thin 32x32", "wide 32x32"]
+    assert len([line for line in axis.lines if line.get_marker() not in ("*", "None")]) == 12
+    assert len(figure.legends[0].get_texts()) == 12 + 2
+
+
+def test_a_plan_by_layer_where_thresholds_leave_a_layer_dense_in_large_blocks(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(
+        'name = "s"\n[recording]\nnetwork = "pose_small"\nclip = "pose:1"\nframes = 3\ngate = "tuned"\nblock = [4, 8]\n'
+        '[simulation]\nhardware = "edge-npu"\ntile = "8x8"\n',
+        encoding="utf-8",
+    )
+    table = sweep(file, tmp_path / "out", 1)
+    traces = [load_trace(path) for path in (tmp_path / "out" / "traces").iterdir()]
+    assert len({tuple(layer.gate for layer in trace.layers) for trace in traces}) == 2
+    decision = decide(tmp_path / "out", table, "edge-npu", 100.0, workers=1)
+    assert decision.plan is not None
+    assert decision.plan.speedup > 0

@@ -136,6 +136,8 @@ def _choices(
             for (settings, block), cost in zip(pairs, found, strict=True)
             if settings == gates
         }
+        everywhere = set.intersection(*map(set, own.values()))  # a table of thresholds may leave a layer dense
+        own = {block: {number: cost[number] for number in cost if number in everywhere} for block, cost in own.items()}
         losses = {block: float(drops[gates, block]) for block in own}
         for choice in choices_of(gates, layers, own, losses):
             if choice.lost <= max_drop + SLACK_POINTS and (choice.uniform or gates[0] in BLOCKLESS):

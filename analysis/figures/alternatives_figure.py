@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from skipsim.errors import InputError
 
 BAND = "#EFEFEF"
 POINTS_SHOWN = 10.0  # below the best dense network; what loses more is named at the foot of the panel
+LEGEND_LETTERS = 110  # across the page, with what stands between names
 ROOM_ABOVE, ROOM_BELOW = 0.8, 0.3  # points
 ROOM_RIGHT = 1.25  # times the latest mark: names stand there
 COMPARED = ("agreement", "agreement_ap")  # with each network's own output: no measure between networks
@@ -50,7 +52,7 @@ def alternatives_figure(table: pd.DataFrame, max_drop: float) -> Figure:
         (f"{network}, " if gated["network"].nunique() > 1 else "") + gate + (f", one per {share}" if share else "")
         for network, gate, share in keys
     ]
-    looks: Looks = dict(zip(keys, zip(names, COLOURS, MARKERS, strict=False), strict=False))
+    looks: Looks = dict(zip(keys, zip(names, cycle(COLOURS), cycle(MARKERS), strict=False), strict=True))
     with styled():
         parts = [
             variants_of(mean_over_clips(table[table["group"] == group] if group else table), apart=("hardware",))
@@ -76,7 +78,9 @@ def alternatives_figure(table: pd.DataFrame, max_drop: float) -> Figure:
         ]
         dense = Line2D([], [], color=INK, marker="*", markersize=8, linestyle="", label="dense, by name")
         near = Patch(color=BAND, label=f"\u2264 {max_drop:g} lost")
-        figure.legend(handles=[*handles, dense, near], loc="outside lower center", ncols=4)
+        longest = max(len(str(handle.get_label())) for handle in [*handles, dense, near])
+        columns = max(1, min(4, LEGEND_LETTERS // (longest + 6)))
+        figure.legend(handles=[*handles, dense, near], loc="outside lower center", ncols=columns)
         figure.draw_without_rendering()  # lays the panels out
         for axis, named in stars.items():
             name_marks(axis, named)
@@ -91,11 +95,13 @@ def _labels(networks: Sequence[str]) -> dict[str, str]:
         own = words[name]
         alike = [other for other in networks if words[other][0] == own[0]]
         if len(alike) == 1 or len(own) == 1:
-            return own[0]
+            return name
         seconds = [words[other][1:2] for other in alike]
         return own[1] if seconds.count(own[1:2]) == 1 else " ".join(own[1:])
 
-    return {name: short(name) for name in networks}
+    shorter = {name: short(name) for name in networks}
+    written = list(shorter.values())
+    return {name: text if written.count(text) == 1 else name for name, text in shorter.items()}
 
 
 def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> dict[str, Place]:
@@ -111,7 +117,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> dic
         if quality < floor:
             below.append(labels[row["network"]])
             continue
-        axis.plot(row["dense_latency_ms"], quality, "*", color=INK, markersize=8, zorder=5)
+        axis.plot(row["dense_latency_ms"], quality, "*", color=INK, markersize=8, zorder=5, clip_on=False)
         stars[labels[row["network"]]] = float(row["dense_latency_ms"]), quality
     for (network, gate, share), (name, colour, marker) in looks.items():
         own = rows[(rows["network"] == network) & (rows["gate"] == gate) & (rows["share"] == share)]
@@ -119,13 +125,14 @@ def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> dic
         shown = front[100 * front["quality"] >= floor]
         if len(own) and shown.empty:
             below.append(name)
-        axis.step(shown["latency_ms"], 100 * shown["quality"], where="post", color=colour, linewidth=0.9, zorder=2)
-        axis.plot(shown["latency_ms"], 100 * shown["quality"], marker, color=colour, markersize=4, zorder=3)
+        places = shown["latency_ms"], 100 * shown["quality"]
+        axis.step(*places, where="post", color=colour, linewidth=0.9, zorder=2)
+        axis.plot(*places, marker, color=colour, markersize=4, zorder=3, clip_on=False)
         top = max(top, 100 * float(shown["quality"].max()) if len(shown) else top)
     axis.set_ylim(floor - ROOM_BELOW, min(top + ROOM_ABOVE, 100.2))
     if below:
         axis.annotate(
-            "\u2193 " + ", ".join(below), (0.02, 0.02), xycoords="axes fraction", fontsize=NAME_SIZE, color=GREY,
+            "\u2193 " + "; ".join(below), (0.02, 0.02), xycoords="axes fraction", fontsize=NAME_SIZE, color=GREY,
             path_effects=HALO, zorder=6,
         )  # fmt: skip
     return stars

@@ -72,7 +72,8 @@ def masks_by_block(
 
     The layer is the first with a gate in the first trace; traces are of one network and one clip.
     """
-    layer = _one_per_size(traces[0].layers)[0]
+    gated = [place for place in _one_per_size(traces[0].layers) if all(t.layers[place].gate != "none" for t in traces)]
+    layer = gated[0] if gated else _one_per_size(traces[0].layers)[0]
     rows = []
     for trace in traces:
         one = trace.layers[layer]
@@ -86,7 +87,8 @@ def mask_figures(directory: Path, table: pd.DataFrame, max_drop: float = MAX_DRO
     The recording is that of the first clip, with the gates that skip most within `max_drop` points of dense accuracy
     on average over the clips. Where frames cannot be read any more, masks are drawn without pictures.
     """
-    rows = decisive_rows(table[(table["error"] == "") & (table["gate"] != "none")]).drop_duplicates("trace_hash")
+    gated = ~table["gate"].isin(("none", "hold"))
+    rows = decisive_rows(table[(table["error"] == "") & gated]).drop_duplicates("trace_hash")
     if rows.empty:
         return {}
     mean = mean_over_clips(rows)

@@ -19,7 +19,7 @@ from skipsim.traces.data_sets.coco_video import coco_videos
 from skipsim.traces.data_sets.jhmdb import jhmdb_videos
 from skipsim.traces.data_sets.uavdt import uavdt_videos
 from skipsim.traces.datasets import CAMERAS, SPLITS, Clip, pose_clip, pose_clips
-from skipsim.traces.models import MODELS
+from skipsim.traces.models import usual_size
 from skipsim.traces.procedural.vehicle_clips import vehicle_clip, vehicle_clips
 from skipsim.traces.video import read_frames
 
@@ -87,12 +87,6 @@ def load_clip(
         return _from_dataset(name, frames, resized)
     found = read_frames(name, limit=frames, size=size)
     return LoadedClip(found if resized == size else read_frames(found, size=resized), size=resized)
-
-
-def usual_size(network: str) -> tuple[int, int] | None:
-    """Return the (rows, cols) of a registered network's frames; None for other networks."""
-    model = MODELS.get(network)
-    return (model.rows, model.cols) if model else None
 
 
 def _procedural(name: str, frames: int | None, size: tuple[int, int] | None) -> LoadedClip:

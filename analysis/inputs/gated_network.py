@@ -52,8 +52,12 @@ class Gating:
             raise InputError(f"gate {self.gate!r}: has thresholds of its own, so it takes no threshold")
         if self.gate == "none":
             self._check_bare()
-        if self.gate == "hold" and (self.threshold is not None or not self.reset_every):
-            raise InputError("gate 'hold': needs reset_every, after how many frames to compute again, and no threshold")
+        if self.gate == "hold" and self.threshold is not None:
+            raise InputError(f"gate 'hold': goes by the frame's number, so it takes no threshold, got {self.threshold}")
+        if self.gate == "hold" and not self.reset_every:
+            raise InputError(
+                f"gate 'hold': needs reset_every, after how many frames to compute again, got {self.reset_every}"
+            )
         if self.gate in NORM_GATES and self.threshold is None:
             raise InputError(f"gate {self.gate!r}: threshold is missing")
 

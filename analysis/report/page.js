@@ -10,6 +10,10 @@ function percent(share, count = 0) {
   return `${(100 * share).toFixed(count)}%`;
 }
 
+function change(share) {
+  return `${share > 0 ? "+" : ""}${percent(share)}`;
+}
+
 function panelName(one) {
   const networks = new Set(content.panels.map((other) => other.network)).size > 1;
   return networks ? `${one.network} on ${one.hardware}` : one.hardware;
@@ -49,7 +53,7 @@ function showDecision() {
     [drop === null ? "not measured" : `${Math.max(0, drop).toFixed(2)}`, `points of ${metricName(panel)} lost`, `${decision.max_drop} allowed`],
     [`${decision.mac_reduction.toFixed(2)}x`, "fewer MACs", `${percent(decision.realised)} of it realised`],
   ];
-  if (decision.energy_uj !== null) numbers.push([percent(decision.energy_uj / decision.dense_energy_uj - 1), "energy", `${digits(decision.energy_uj)} of ${digits(decision.dense_energy_uj)} µJ a frame`]);
+  if (decision.energy_uj !== null) numbers.push([change(decision.energy_uj / decision.dense_energy_uj - 1), "energy", `${digits(decision.energy_uj)} of ${digits(decision.dense_energy_uj)} µJ a frame`]);
   element("numbers").replaceChildren(...numbers.map(([value, ...words]) => {
     const box = made("div");
     box.append(made("b", value), ...words.map((text) => made("span", text)));

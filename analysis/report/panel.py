@@ -116,7 +116,7 @@ class PanelWriter:
                     self._directory, self._table, panel.hardware, self._max_drop, network=panel.network, by_layer=False
                 )
             except InputError as error:
-                return None, {"none": str(error)}
+                return None, {"none": str(error).removeprefix("recommend: ")}
         number = _place(panel, decision.answer.row)
         if number is None:
             return None, {"none": "the recommended run is not among those shown"}

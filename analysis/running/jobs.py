@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Recorded:
     columns: dict[str, Any]
     path: Path
     error: str = ""
+    size: str = ""  # of the frames of an existing trace, where it is known
 
     @property
     def trace_hash(self) -> str:
@@ -102,7 +103,7 @@ class Plan:
     def recorded(self, failures: Mapping[Path, str]) -> list[Recorded]:
         """Open every source, in order; `failures` are the reasons of those that failed, by path."""
         opened: dict[Path, Recorded] = {}
-        return [_recorded(self.study, source, failures, opened) for source in self.sources]
+        return _sizes_told_apart([_recorded(self.study, source, failures, opened) for source in self.sources])
 
     def keys(self, recorded: Sequence[Recorded]) -> Iterator[str]:
         """Yield the job key of every row; "" where there is no recording."""
@@ -186,8 +187,23 @@ def _recorded(study: Study, source: Source, failures: Mapping[Path, str], opened
         return Recorded(columns, source.path, error)
     if source.path not in opened:
         trace = load_trace(source.path)
-        opened[source.path] = Recorded(recording_columns(trace) | trace_columns(trace), source.path)
-    return Recorded(opened[source.path].columns | columns, source.path)
+        size = "x".join(map(str, trace.origin.get("input", ())[1:]))
+        opened[source.path] = Recorded(recording_columns(trace) | trace_columns(trace), source.path, size=size)
+    known = opened[source.path]
+    return replace(known, columns=known.columns | columns, size=known.size if source.task is None else "")
+
+
+def _sizes_told_apart(recorded: list[Recorded]) -> list[Recorded]:
+    """Name the size behind the network of existing traces where a study has several of one network."""
+    sizes: dict[str, set[str]] = {}
+    for one in recorded:
+        sizes.setdefault(str(one.columns.get("network", "")), set()).add(one.size)
+    return [
+        replace(one, columns=one.columns | {"network": f"{one.columns['network']} {one.size}"})
+        if one.size and len(sizes[one.columns["network"]]) > 1
+        else one
+        for one in recorded
+    ]
 
 
 def _check_folder(study: Study, directory: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from skipsim import __version__
 from skipsim.analysis.axes import Block, BlockPlan
-from skipsim.analysis.inputs.clips import LoadedClip, absolute, load_clip, usual_size
+from skipsim.analysis.inputs.clips import LoadedClip, absolute, load_clip
 from skipsim.analysis.inputs.gate_files import SHIPPED, is_gate_file, shipped_gates
 from skipsim.analysis.inputs.gated_network import Gating, gate_of, gated_network
 from skipsim.analysis.inputs.labels import quality_of
@@ -31,7 +31,7 @@ from skipsim.analysis.recording_axes import RecordingChoice
 from skipsim.analysis.study import Study
 from skipsim.errors import InputError
 from skipsim.traces.coarsened import coarsened
-from skipsim.traces.models import MODELS, WEIGHTS
+from skipsim.traces.models import MODELS, WEIGHTS, usual_size
 from skipsim.traces.trace import load_trace
 
 # These end the study, which goes on when there is room: other rows would fail too.

@@ -76,6 +76,12 @@ def networks() -> list[str]:
     return sorted(MODELS)
 
 
+def usual_size(name: str) -> tuple[int, int] | None:
+    """Return the (rows, cols) of the frames that a network takes; None where it is not one of these."""
+    model = MODELS.get(name)
+    return (model.rows, model.cols) if model else None
+
+
 def network(name: str, *, weights: str | Path | None = SHIPPED, **options: Any) -> nn.Module:
     """Make a network by name, in evaluation mode.
 

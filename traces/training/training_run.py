@@ -79,14 +79,15 @@ class Plan:
             raise InputError(f"training: camera {self.camera!r} is unknown; {nearest(self.camera, ('all', *CAMERAS))}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "camera":
+            if field.name in ("camera", "smallest"):
                 continue
             low = 0 if field.name in MAY_BE_ZERO else 1 if field.type == "int" else 1e-9
             kinds, kind = ((int,), "a whole number") if field.type == "int" else ((int, float), "a number")
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value < math.inf:
                 raise InputError(f"training: {field.name} must be {kind} >= {low:g}, got {value!r}")
-        if not 1 / SIZES <= self.smallest <= 1:
-            raise InputError(f"training: smallest must be a share of the sides, {1 / SIZES} to 1, got {self.smallest}")
+        if not isinstance(self.smallest, int | float) or not 1 / SIZES <= self.smallest <= 1:
+            rule = f"a share of the sides, {1 / SIZES} to 1"
+            raise InputError(f"training: smallest must be {rule}, got {self.smallest!r}")
         if self.clip_frames > self.pool_frames:
             raise InputError(
                 f"training: clip_frames must be at most pool_frames = {self.pool_frames}, got {self.clip_frames}"
