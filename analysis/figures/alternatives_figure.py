@@ -123,12 +123,13 @@ def _panel(axis: Axes, rows: pd.DataFrame, looks: Looks, max_drop: float) -> dic
         own = rows[(rows["network"] == network) & (rows["gate"] == gate) & (rows["share"] == share)]
         front = own[pareto_front(own, minimise=["latency_ms"], maximise=["quality"])].sort_values("latency_ms")
         shown = front[100 * front["quality"] >= floor]
-        if len(own) and shown.empty:
-            below.append(name)
+        if shown.empty:
+            below += [name] * bool(len(own))
+            continue
         places = shown["latency_ms"], 100 * shown["quality"]
         axis.step(*places, where="post", color=colour, linewidth=0.9, zorder=2)
         axis.plot(*places, marker, color=colour, markersize=4, zorder=3, clip_on=False)
-        top = max(top, 100 * float(shown["quality"].max()) if len(shown) else top)
+        top = max(top, 100 * float(shown["quality"].max()))
     axis.set_ylim(floor - ROOM_BELOW, min(top + ROOM_ABOVE, 100.2))
     if below:
         axis.annotate(
