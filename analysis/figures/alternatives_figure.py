@@ -21,7 +21,7 @@ from skipsim.errors import InputError
 
 BAND = "#EFEFEF"
 POINTS_SHOWN = 10.0  # below the best dense network; what loses more is named at the foot of the panel
-LEGEND_LETTERS = 110  # across the page, with what stands between names
+LEGEND_LETTERS = 135  # across the page, with what stands between names
 ROOM_ABOVE, ROOM_BELOW = 0.8, 0.3  # points
 ROOM_RIGHT = 1.25  # times the latest mark: names stand there
 COMPARED = ("agreement", "agreement_ap")  # with each network's own output: no measure between networks

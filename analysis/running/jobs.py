@@ -197,7 +197,8 @@ def _sizes_told_apart(recorded: list[Recorded]) -> list[Recorded]:
     """Name the size behind the network of existing traces where a study has several of one network."""
     sizes: dict[str, set[str]] = {}
     for one in recorded:
-        sizes.setdefault(str(one.columns.get("network", "")), set()).add(one.size)
+        if one.size:
+            sizes.setdefault(one.columns["network"], set()).add(one.size)
     return [
         replace(one, columns=one.columns | {"network": f"{one.columns['network']} {one.size}"})
         if one.size and len(sizes[one.columns["network"]]) > 1
