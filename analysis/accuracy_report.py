@@ -138,6 +138,7 @@ def _interval(rows: pd.DataFrame) -> str:
 def figure(table: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Draw points lost over MAC reduction, a panel per task and camera, with 95 % intervals of the loss."""
     plain = table[(table["update"] == "recompute") & ((table["reset_every"] == 0) | (table["method"] == "hold"))]
+    plain = plain[plain["detail"] != 1]  # whole pictures: nothing saved
     blocks = sorted(plain["block"].unique())
     markers = dict(zip(blocks, MARKERS, strict=False))
     with styled():
