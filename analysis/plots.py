@@ -22,8 +22,17 @@ from skipsim.analysis.figures.gates_figure import gates_figure
 from skipsim.analysis.figures.loop_figure import loop_figure
 from skipsim.analysis.figures.mask_figures import mask_figures
 from skipsim.analysis.figures.run_figures import run_figures
-from skipsim.analysis.figures.style import COLOURS, GREY, GROUP_COLOURS, INK, MARKERS, panels, save, styled
-from skipsim.analysis.figures.variants import Variant, blocks_of, gate_name, short, tile_name, tiles_of, variants_of
+from skipsim.analysis.figures.style import BAND, COLOURS, GREY, GROUP_COLOURS, INK, MARKERS, panels, save, styled
+from skipsim.analysis.figures.variants import (
+    Variant,
+    blocks_of,
+    gate_name,
+    metric_name,
+    short,
+    tile_name,
+    tiles_of,
+    variants_of,
+)
 from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.pareto import pareto_front
 from skipsim.analysis.results import gated_rows, groups_of, mean_over_clips, read_results
@@ -32,7 +41,7 @@ from skipsim.errors import InputError
 MOST_POINTS_LOST = 10.0  # of accuracy; greedier gates would squeeze the rest of the figure together
 LEGEND_COLUMNS = 6
 DOTTED = (0, (1, 2))
-BAND, SOFT = "#EFEFEF", "#666666"
+SOFT = "#666666"
 MOST_GATES = 9
 
 
@@ -51,7 +60,7 @@ def latency_accuracy(table: pd.DataFrame, max_drop: float = MAX_DROP_POINTS) -> 
         figure, axes = panels(len(variants), height=2.35)
         for axis, variant in zip(axes, variants, strict=True):
             _accuracy_panel(axis, variant, blocks, tiles, max_drop)
-        _label_left(axes, f"{_metric(table)} [%]")
+        _label_left(axes, f"{metric_name(table)} [%]")
         dense = Line2D([], [], color=INK, marker="*", markersize=9, linestyle="", label="dense")
         front = Line2D([], [], color=INK, linewidth=1.0, label="Pareto line")
         near = Patch(color=BAND, label=f"\u2264 {max_drop:g} {_points(max_drop)} lost")
@@ -376,11 +385,6 @@ def _hollow(table: pd.DataFrame) -> list[Line2D]:
 
 def _points(count: float) -> str:
     return "point" if count == 1 else "points"
-
-
-def _metric(table: pd.DataFrame) -> str:
-    names = sorted(set(table["quality_metric"]) - {""})
-    return " / ".join(name.replace("pck", "PCK") for name in names) or "accuracy"
 
 
 def _gate_names(rows: pd.DataFrame) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -22,13 +21,11 @@ from skipsim.analysis.axes import (
     read_clips,
     read_numbers,
     read_sizes,
-    size_text,
 )
 from skipsim.analysis.inputs.gate_files import TRAINED, is_gate_file, read_gate_file
 from skipsim.analysis.inputs.gated_network import GATES, NORM_GATES
-from skipsim.analysis.results import block_columns
+from skipsim.analysis.results import block_columns, network_at
 from skipsim.errors import InputError, nearest
-from skipsim.traces.models import usual_size
 
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(read_axis), Field(min_length=1)]
@@ -168,7 +165,12 @@ class RecordingChoice:
     loop: str = ""
     group: str = ""  # of the clip
     size: tuple[int, int] | None = None  # rows, cols that frames are resized to
-    called: str = ""  # the network in tables, where its own name does not tell it apart
+
+    @property
+    def network_name(self) -> str:
+        """The network in tables: with size and weights, where these are not the usual ones."""
+        name = network_at(self.network, self.size)
+        return f"{name} {Path(self.axes.weights).with_suffix('').as_posix()}" if self.axes.weights else name
 
     def settled(self, folder: Path) -> RecordingChoice:
         """Return the choice as its gate has it, which may have no threshold, and in a file has block and update form.
@@ -201,7 +203,7 @@ class RecordingChoice:
         if self.trace is not None:
             return {}
         return {
-            "network": self.called or self.network,
+            "network": self.network_name,
             "clip": self.clip,
             "group": self.group,
             "gate": self.gate,
@@ -213,19 +215,3 @@ class RecordingChoice:
             "share": self.share,
             "signal": self.signal,
         }
-
-
-def told_apart(choices: Sequence[RecordingChoice]) -> list[RecordingChoice]:
-    """Name networks with their sizes and weights, where these are not the usual ones."""
-    files = {choice.axes.weights for choice in choices if choice.axes.weights}
-    stems = Counter(Path(file).stem for file in files)
-    short = {file: Path(file).stem if stems[Path(file).stem] == 1 else file for file in files}
-    variants = [(_size_text(choice), short.get(choice.axes.weights or "", "")) for choice in choices]
-    return [
-        replace(choice, called=" ".join(filter(None, (choice.network, *variant))))
-        for choice, variant in zip(choices, variants, strict=True)
-    ]
-
-
-def _size_text(choice: RecordingChoice) -> str:
-    return "" if choice.size in (None, usual_size(choice.network)) else size_text(choice.size)

@@ -168,11 +168,14 @@ def recording_columns(trace: Trace) -> dict[str, Any]:
     }
 
 
+def network_at(name: str, size: tuple[int, ...] | None) -> str:
+    """Return the name of a network, with the rows and cols of its frames where these are not the usual ones."""
+    return name if size in (None, usual_size(name)) else f"{name} {'x'.join(map(str, size or ()))}"
+
+
 def _network_of(trace: Trace) -> str:
-    """Return the network of a trace, with the size of its frames where that is not the network's usual one."""
     name, size = str(trace.origin.get("network", "")), tuple(trace.origin.get("input", ())[1:])
-    usual = usual_size(name)
-    return f"{name} {size[0]}x{size[1]}" if usual and len(size) == 2 and size != usual else name
+    return network_at(name, size if usual_size(name) and size else None)
 
 
 def block_columns(block: tuple[int, int] | None, text: str = "mixed") -> dict[str, Any]:

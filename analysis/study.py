@@ -29,7 +29,7 @@ from skipsim.analysis.axes import (
     read_tiles,
 )
 from skipsim.analysis.constraints import Constraint, allowed, explain_none, read_constraints
-from skipsim.analysis.recording_axes import Name, Names, RecordingChoice, Recordings, Table, told_apart
+from skipsim.analysis.recording_axes import Name, Names, RecordingChoice, Recordings, Table
 from skipsim.analysis.results import COLUMNS, KEY_COLUMNS, OBJECTIVES, RECORDING_COLUMNS
 from skipsim.analysis.running.keys import machine_hash
 from skipsim.analysis.running.simulations import SimulationChoice, SimulationGrid, replaced
@@ -103,7 +103,7 @@ class Study(Table):
 
     def recording_choices(self) -> list[RecordingChoice]:
         """Return every recording of the study that its constraints allow, in the order of its axes."""
-        choices = told_apart([choice for axes in self.recording for choice in axes.choices(self.folder)])
+        choices = [choice for axes in self.recording for choice in axes.choices(self.folder)]
         kept = [choice for choice in choices if allowed(choice.columns(), self.constraints)]
         if not kept:
             raise explain_none(f"study {self.name!r}", [choice.columns() for choice in choices], self.constraints)

@@ -21,6 +21,7 @@ from skipsim.analysis.plots import draw_all
 from skipsim.analysis.recommend import recommend
 from skipsim.analysis.report.page import write_report
 from skipsim.analysis.results import gated_rows, make_table, mean_over_clips
+from skipsim.analysis.search import space_of, trial_of
 from skipsim.analysis.study import load_study
 from skipsim.analysis.sweep import sweep
 from skipsim.errors import InputError
@@ -162,7 +163,7 @@ def test_weights_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> No
     file = tmp_path / "s.toml"
     file.write_text('name = "s"\n' + "".join(tables) + '[simulation]\nhardware = "edge-npu"\n', encoding="utf-8")
     assert [choice.columns()["network"] for choice in load_study(file).recording_choices()] == [
-        "pose_small a/w.safetensors", "pose_small b/w.safetensors", "pose_small c",
+        "pose_small a/w", "pose_small b/w", "pose_small c",
     ]  # fmt: skip
 
 
@@ -316,3 +317,17 @@ def test_a_plan_by_layer_where_thresholds_leave_a_layer_dense_in_large_blocks(tm
     decision = decide(tmp_path / "out", table, "edge-npu", 100.0, workers=1)
     assert decision.plan is not None
     assert decision.plan.speedup > 0
+
+
+def test_a_search_names_networks_as_its_plan_does(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(
+        'name = "s"\n[recording]\nnetwork = "pose_small"\nclip = "pose:1"\ngate = "hold"\nreset_every = 2\n'
+        "size = [96, 96]\n"
+        '[simulation]\nhardware = "edge-npu"\n[search]\ntrials = 1\n',
+        encoding="utf-8",
+    )
+    study = load_study(file)
+    trial = trial_of(study, {one.name: 0 for one in space_of(study)})
+    found = [choice.columns()["network"] for choice in (*trial.recordings, *study.recording_choices())]
+    assert found == ["pose_small 96x96"] * 2

@@ -205,7 +205,7 @@ def _record(directory: Path, network: str, choices: Sequence[Choice], workers: i
         sources = make_plan(directory / STUDY, directory).sources
     except InputError:  # the study's clips or networks are not where it was run from
         return [[] for _ in choices]
-    known = [source.task for source in sources if source.task and source.choice.columns()["network"] == network]
+    known = [source.task for source in sources if source.task and source.choice.network_name == network]
     tasks = []
     for choice in choices:
         alike = {

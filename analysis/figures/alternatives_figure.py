@@ -12,14 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from skipsim.analysis.figures.mark_names import HALO, NAME_SIZE, Place, marks_of, name_marks
-from skipsim.analysis.figures.style import COLOURS, COLUMNS, GREY, INK, MARKERS, PAGE_INCHES, styled
-from skipsim.analysis.figures.variants import variants_of
+from skipsim.analysis.figures.style import BAND, COLOURS, COLUMNS, GREY, INK, MARKERS, PAGE_INCHES, styled
+from skipsim.analysis.figures.variants import metric_name, variants_of
 from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.pareto import pareto_front
 from skipsim.analysis.results import groups_of, mean_over_clips
 from skipsim.errors import InputError
 
-BAND = "#EFEFEF"
 POINTS_SHOWN = 10.0  # below the best dense network; what loses more is named at the foot of the panel
 LEGEND_LETTERS = 135  # across the page, with what stands between names
 ROOM_ABOVE, ROOM_BELOW = 0.8, 0.3  # points
@@ -67,7 +66,7 @@ def alternatives_figure(table: pd.DataFrame, max_drop: float) -> Figure:
                 stars[axis] = _panel(axis, variant.rows, looks, max_drop)
                 axis.set_title(variant.title if axis in grid[0] else "")
                 axis.set_xlabel("latency [ms per frame]" if axis in grid[-1] else "")
-            metric = str(table["quality_metric"].iloc[0]).replace("pck", "PCK").replace("ap", "AP")
+            metric = metric_name(table)
             axes[0].set_ylabel(f"{group} clips\n{metric} [%]" if group else f"{metric} [%]")
         for column in grid.T:
             ends = [x for axis in column for x, _ in marks_of(axis)]

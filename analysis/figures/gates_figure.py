@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from skipsim.analysis.figures.style import COLOURS, COLUMNS, INK, MARKERS, PAGE_INCHES, styled
+from skipsim.analysis.figures.style import BAND, COLOURS, COLUMNS, INK, MARKERS, PAGE_INCHES, styled
 from skipsim.analysis.figures.variants import variants_of
 from skipsim.analysis.loops import decisive_rows
 from skipsim.analysis.pareto import pareto_front
 from skipsim.analysis.results import groups_of, mean_over_clips
 from skipsim.errors import InputError
 
-BAND, DOTTED = "#EFEFEF", (0, (1, 2))
+DOTTED = (0, (1, 2))
 ROOM = 4.0  # times the drop allowed is shown, at most as much gained: what loses more is no choice
 NOISE_POINTS = 0.5  # gained are shown in any case
 MARGIN = 0.15  # points above the highest mark

@@ -18,6 +18,7 @@ from skipsim.atomic import replacing
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
 INK, GREY, PALE = "#222222", "#8C8C8C", "#DDDDDD"
+BAND = "#EFEFEF"  # behind what loses no more than is allowed
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, GREY)
 GROUP_COLOURS = dict(zip(CAUSE_GROUPS, (BLUE, GREY, PURPLE, YELLOW, ORANGE, VERMILION, SKY, GREEN, PALE), strict=True))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">")

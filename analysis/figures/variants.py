@@ -51,6 +51,12 @@ def tiles_of(table: pd.DataFrame) -> dict[str, str]:
     return _coded(table["tile"], MARKERS)
 
 
+def metric_name(table: pd.DataFrame) -> str:
+    """Return the metrics of a table as an axis names them."""
+    names = sorted(set(table["quality_metric"]) - {""})
+    return " / ".join(re.sub("^ap", "AP", name).replace("pck", "PCK") for name in names) or "accuracy"
+
+
 def short(size: str) -> str:
     """Write a square size as one number: "4x4" is "4"."""
     rows, _, cols = size.partition("x")
